@@ -1,0 +1,133 @@
+package config
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"time"
+)
+
+// DefaultPath is where lunard looks when no --config is given; that file may be missing.
+const DefaultPath = "/etc/lunar/lunard.toml"
+
+// maxFileBytes bounds a configuration file: a larger one is a mistake, such as a disk image.
+const maxFileBytes = 1 << 20
+
+// Config is a node's whole configuration. The zero value is not valid: start from Default.
+type Config struct {
+	StateDir string  `toml:"state_dir"` // directory, mode 0700: cluster database, secret key, mount points
+	Socket   string  `toml:"socket"`    // unix socket of the control API
+	Node     Node    `toml:"node"`
+	Log      Log     `toml:"log"`
+	Metrics  Metrics `toml:"metrics"`
+	ISCSI    ISCSI   `toml:"iscsi"`
+	Engine   Engine  `toml:"engine"`
+	Cluster  Cluster `toml:"cluster"`
+}
+
+// Node names this machine in logs, tables and the cluster database.
+type Node struct {
+	Name string `toml:"name"` // default: the host name
+}
+
+// Log says how much lunard writes to its standard error, and in which form.
+type Log struct {
+	Level  string `toml:"level"`  // debug, info, warn, error
+	Format string `toml:"format"` // text, json
+}
+
+// Metrics is the Prometheus endpoint; an empty Listen turns it off.
+type Metrics struct {
+	Listen string `toml:"listen"` // host:port
+}
+
+// ISCSI is the front end.
+type ISCSI struct {
+	Portals        []string `toml:"portals"`         // host:port, each a listener
+	MaxConnections int      `toml:"max_connections"` // over all portals
+}
+
+// Engine sizes the io_uring engine; 0 means the engine's own default.
+type Engine struct {
+	Rings         int      `toml:"rings"`           // threads, each with one ring; 0: by the number of CPUs
+	InFlight      int      `toml:"in_flight"`       // operations given to the kernel per ring
+	Queue         int      `toml:"queue"`           // operations that wait per ring beyond those
+	BufferPoolMiB int      `toml:"buffer_pool_mib"` // registered, locked memory for I/O data
+	Deadline      Duration `toml:"deadline"`        // of one I/O, after which it fails or is redirected
+}
+
+// Cluster chooses the cluster database: without Endpoints lunard runs its own etcd.
+type Cluster struct {
+	Endpoints []string `toml:"endpoints"` // URLs of an external etcd
+	CAFile    string   `toml:"ca_file"`   // PEM; with https endpoints
+	CertFile  string   `toml:"cert_file"` // PEM, this node's client certificate
+	KeyFile   string   `toml:"key_file"`  // PEM, its key
+}
+
+// Duration is a time.Duration written as Go and systemd write it: "30s", "500ms".
+type Duration time.Duration
+
+// UnmarshalText parses "30s".
+func (d *Duration) UnmarshalText(text []byte) error {
+	v, err := time.ParseDuration(string(text))
+	if err != nil {
+		return fmt.Errorf("%q is not a duration; write it as 30s or 500ms", text)
+	}
+	*d = Duration(v)
+	return nil
+}
+
+// MarshalText is the inverse of UnmarshalText.
+func (d Duration) MarshalText() ([]byte, error) { return []byte(time.Duration(d).String()), nil }
+
+// Default is the configuration of a node without a file.
+func Default() Config {
+	return Config{
+		StateDir: "/var/lib/lunar",
+		Socket:   "/run/lunar/lunard.sock",
+		Node:     Node{Name: hostName()},
+		Log:      Log{Level: "info", Format: "text"},
+		Metrics:  Metrics{Listen: "127.0.0.1:9469"},
+		ISCSI:    ISCSI{Portals: []string{"[::]:3260"}, MaxConnections: 2048},
+		Engine:   Engine{BufferPoolMiB: 256, Deadline: Duration(30 * time.Second)},
+	}
+}
+
+func hostName() string {
+	name, err := os.Hostname()
+	if err != nil || name == "" {
+		return "localhost"
+	}
+	return name
+}
+
+// Load reads path over the defaults and validates the result. With optional, a missing file is the
+// same as an empty one.
+func Load(path string, optional bool) (Config, error) {
+	data, err := read(path)
+	if errors.Is(err, fs.ErrNotExist) && optional {
+		return Default(), nil
+	}
+	if err != nil {
+		return Config{}, err
+	}
+	return Parse(path, data)
+}
+
+func read(path string) ([]byte, error) {
+	info, err := os.Stat(path)
+	switch {
+	case err != nil:
+		return nil, &Error{File: path, Problem: "cannot be read", Remedy: "check the path and its permissions", Err: err}
+	case !info.Mode().IsRegular():
+		return nil, &Error{File: path, Problem: "is not a regular file", Remedy: "give the path of a TOML file"}
+	case info.Size() > maxFileBytes:
+		return nil, &Error{File: path, Problem: fmt.Sprintf("is larger than %d bytes", maxFileBytes), Remedy: "give the path of a TOML file"}
+	}
+	data, err := os.ReadFile(path)
+	if err != nil {
+		return nil, &Error{File: path, Problem: "cannot be read", Remedy: "check the path and its permissions", Err: err}
+	}
+	return data, nil
+}

@@ -1,0 +1,153 @@
+package config
+
+import (
+	"errors"
+	"os"
+	"path/filepath"
+	"reflect"
+	"strings"
+	"testing"
+	"time"
+)
+
+func TestDefaultIsValid(t *testing.T) {
+	c := Default()
+	if err := c.Validate(); err != nil {
+		t.Fatal(err)
+	}
+	if c.StateDir != "/var/lib/lunar" || c.Socket != "/run/lunar/lunard.sock" || c.Metrics.Listen != "127.0.0.1:9469" {
+		t.Fatalf("defaults differ from the contract: %+v", c)
+	}
+	if !reflect.DeepEqual(c.ISCSI.Portals, []string{"[::]:3260"}) {
+		t.Fatalf("portals: %v", c.ISCSI.Portals)
+	}
+}
+
+func TestParseAllKeys(t *testing.T) {
+	c, err := Parse("f", []byte(full))
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := Config{
+		StateDir: "/s", Socket: "/r/l.sock", Node: Node{"n1"}, Log: Log{"debug", "json"},
+		ISCSI:   ISCSI{[]string{"192.0.2.1:3260", "[fe80::1%eth0]:3260"}, 10},
+		Engine:  Engine{2, 64, 128, 64, Duration(5 * time.Second)},
+		Cluster: Cluster{[]string{"https://192.0.2.2:2379"}, "/ca", "/cert", "/key"},
+	}
+	if !reflect.DeepEqual(c, want) {
+		t.Fatalf("got %+v\nwant %+v", c, want)
+	}
+}
+
+const full = `state_dir = "/s"
+socket = "/r/l.sock"
+node.name = "n1"
+[log]
+level = "debug"
+format = "json"
+[metrics]
+listen = ""
+[iscsi]
+portals = ["192.0.2.1:3260", "[fe80::1%eth0]:3260"]
+max_connections = 10
+[engine]
+rings = 2
+in_flight = 64
+queue = 128
+buffer_pool_mib = 64
+deadline = "5s"
+[cluster]
+endpoints = ["https://192.0.2.2:2379"]
+ca_file = "/ca"
+cert_file = "/cert"
+key_file = "/key"
+`
+
+func TestParseErrors(t *testing.T) {
+	tests := []struct {
+		name, text, key string
+		line            int
+		says            string
+	}{
+		{"unknown key", "\n[iscsi]\nprotals = []\n", "iscsi.protals", 3, "unknown key"},
+		{"unknown table", "[iscis]\nportals = []\n", "iscis", 1, "unknown key"},
+		{"syntax", "socket = \"/a\"\n[log\n", "", 2, "cannot be parsed"},
+		{"wrong type", "\n\nsocket = 3\n", "socket", 3, "cannot be parsed"},
+		{"duration", "[engine]\ndeadline = \"soon\"\n", "engine.deadline", 2, "not a duration"},
+		{"binary", "socket = \"/a\"\n\x00\x01", "", 2, "damaged"},
+		{"range", "[engine]\nrings = 1\nqueue = -1\n", "engine.queue", 3, "out of range"},
+		{"dotted", "node.name = \"a b\"\n", "node.name", 1, "not a node name"},
+		{"relative", "state_dir = \"lunar\"\n", "state_dir", 1, "not an absolute path"},
+		{"long socket", "socket = \"/" + strings.Repeat("s", 120) + "\"\n", "socket", 1, "121 bytes"},
+		{"level", "[log]\nlevel = \"loud\"\n", "log.level", 2, "unknown level"},
+		{"format", "[log]\nformat = \"xml\"\n", "log.format", 2, "unknown format"},
+		{"no portal", "[iscsi]\nportals = []\n", "iscsi.portals", 2, "no portal"},
+		{"portal twice", "[iscsi]\nportals = [\"[::]:1\", \"[::]:1\"]\n", "iscsi.portals", 2, "twice"},
+		{"portal without port", "[iscsi]\nportals = [\"192.0.2.1\"]\n", "iscsi.portals", 2, "not an address"},
+		{"portal port", "[iscsi]\nportals = [\"192.0.2.1:66000\"]\n", "iscsi.portals", 2, "no valid port"},
+		{"portal host", "[iscsi]\nportals = [\"nas:3260\"]\n", "iscsi.portals", 2, "no valid IP"},
+		{"deadline", "[engine]\ndeadline = \"1ms\"\n", "engine.deadline", 2, "out of range"},
+		{"endpoint", "[cluster]\nendpoints = [\"10.0.0.1:2379\"]\n", "cluster.endpoints", 2, "not the URL"},
+		{"cert without key", "[cluster]\ncert_file = \"/c\"\n", "cluster.key_file", 0, "belong together"},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			_, err := Parse("lunard.toml", []byte(tt.text))
+			var e *Error
+			if !errors.As(err, &e) {
+				t.Fatalf("error %v", err)
+			}
+			if e.File != "lunard.toml" || e.Key != tt.key || e.Line != tt.line || !strings.Contains(e.Error(), tt.says) || e.Remedy == "" {
+				t.Fatalf("got %+v: %v", *e, e)
+			}
+		})
+	}
+}
+
+func TestLoad(t *testing.T) {
+	dir := t.TempDir()
+	missing := filepath.Join(dir, "missing.toml")
+	if _, err := Load(missing, true); err != nil {
+		t.Fatalf("optional and missing: %v", err)
+	}
+	if _, err := Load(missing, false); !errors.Is(err, os.ErrNotExist) {
+		t.Fatalf("required and missing: %v", err)
+	}
+	if _, err := Load(dir, true); err == nil || !strings.Contains(err.Error(), "regular file") {
+		t.Fatalf("directory: %v", err)
+	}
+	large := filepath.Join(dir, "large")
+	if err := os.WriteFile(large, make([]byte, maxFileBytes+1), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := Load(large, false); err == nil || !strings.Contains(err.Error(), "larger") {
+		t.Fatalf("large: %v", err)
+	}
+	good := filepath.Join(dir, "good.toml")
+	if err := os.WriteFile(good, []byte(full), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if c, err := Load(good, false); err != nil || c.Node.Name != "n1" {
+		t.Fatalf("good: %+v, %v", c, err)
+	}
+}
+
+func FuzzParse(f *testing.F) {
+	f.Add([]byte(full))
+	f.Add([]byte("[iscsi]\nportals = [\"[::]:1\", \"[::]:1\"]\n"))
+	f.Add([]byte("node = { name = \"\" }\n[[log]]\n"))
+	f.Add([]byte("a.b.c = 1\n\"iscsi\".portals = [1979-05-27]\n"))
+	f.Fuzz(func(t *testing.T, data []byte) {
+		c, err := Parse("f", data)
+		if err == nil {
+			if bad := c.Validate(); bad != nil {
+				t.Fatalf("accepted but invalid: %v", bad)
+			}
+			return
+		}
+		var e *Error
+		if !errors.As(err, &e) || e.Remedy == "" || e.Line < 0 || e.Line > 1+strings.Count(string(data), "\n") {
+			t.Fatalf("error %#v", err)
+		}
+	})
+}
