@@ -1,0 +1,83 @@
+# Lunar's targets; `make` alone lists them. Each installs the Debian packages that it lacks.
+# Needs: Debian 12 or newer, root, Go 1.26 or newer.
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DEFAULT_GOAL := help
+
+GO       ?= go
+TOOLS    := $(CURDIR)/build/tools
+BIN      := $(CURDIR)/build/bin
+LINT     := $(TOOLS)/golangci-lint
+LINT_VERSION := v2.15.0
+PACKAGES := appliance/e2e/packages.sh
+FUZZTIME ?= 10s
+# giouring reaches into package syscall, which the linker refuses without this.
+PEER     := -tags giouring -ldflags=-checklinkname=0
+# TMPDIR is ours alone, so that what is left behind can be told from what others do here.
+SCRATCH   = scratch=$$(mktemp -d /tmp/lunar.XXXXXX) && trap 'rm -rf $$scratch' EXIT && export TMPDIR=$$scratch
+
+.PHONY: help build run test bench conformance generated format vet lint race peer e2e fuzz clean
+
+help: ## list the targets
+	@sed -nE 's/^([a-z0-9-]+):.*## (.*)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 22
+
+build: ## build lunard and lunarctl into build/bin
+	$(GO) build -trimpath -o $(BIN)/ ./appliance/cmd/...
+
+run: build ## serve a volume in a file to a real initiator and check it; ONCE=1 stops after the check
+	@$(PACKAGES) client
+	$(GO) run ./appliance/e2e/run -bin $(BIN) -dir $(CURDIR)/build/run $(if $(ONCE),-once)
+
+test: generated format vet lint race peer e2e ## everything that CI checks
+
+generated: ## check that generated code is current
+	@sums() { { grep -rlE --include='*.go' --exclude-dir=build '^// Code generated .* DO NOT EDIT' . || true; } | sort | xargs -r sha256sum; }; \
+	before=$$(sums); $(GO) generate ./...; \
+	diff <(echo "$$before") <(echo "$$(sums)") || { echo 'generated code was stale: commit what go generate made'; exit 1; }
+
+format: ## check gofmt
+	@out=$$(gofmt -l appliance datapath iscsi $(wildcard bpf netft)); [ -z "$$out" ] || { echo "gofmt: $$out"; exit 1; }
+
+vet: ## go vet, with and without the peers' tag
+	$(GO) vet ./...
+	$(GO) vet -tags giouring ./datapath/uring/...
+
+lint: $(LINT) ## golangci-lint
+	$(LINT) run ./...
+
+$(LINT):
+	GOBIN=$(TOOLS) GOFLAGS= $(GO) install github.com/golangci/golangci-lint/v2/cmd/golangci-lint@$(LINT_VERSION)
+
+race: ## unit tests with the race detector
+	@$(PACKAGES) build client
+	@$(SCRATCH); $(GO) test -race -count=1 -timeout 15m $$($(GO) list ./... | grep -v /appliance/e2e); \
+	TMPDIR= appliance/e2e/leftovers.sh $$scratch
+
+peer: ## the engine against giouring: differential tests
+	@$(SCRATCH); $(GO) test $(PEER) -count=1 -timeout 5m ./datapath/uring/...; \
+	TMPDIR= appliance/e2e/leftovers.sh $$scratch
+
+e2e: build ## real clients against a real lunard
+	@$(PACKAGES) client
+	@$(SCRATCH); LUNAR_BIN=$(BIN) $(GO) test -count=1 -timeout 15m ./appliance/e2e/...; \
+	TMPDIR= appliance/e2e/leftovers.sh $$scratch
+
+fuzz: ## each fuzz target for FUZZTIME
+	@$(GO) list -f '{{.Dir}}' ./... | while read -r dir; do \
+	  { grep -ohE '^func Fuzz[A-Za-z0-9_]+' $$dir/*_test.go 2>/dev/null || true; } | while read -r _ target; do \
+	    echo "== $${dir#$(CURDIR)/} $$target"; \
+	    $(GO) test $$dir -run '^$$' -fuzz "^$$target\$$" -fuzztime $(FUZZTIME) </dev/null || exit 1; \
+	  done || exit 1; \
+	done
+
+conformance: build ## libiscsi's whole iscsi-test-cu; PEER_TARGET=tgtd or gotgt for another target
+	@$(PACKAGES) client $(if $(PEER_TARGET),peers)
+	$(GO) run ./appliance/e2e/conformance -bin $(BIN) $(if $(PEER_TARGET),-peer $(PEER_TARGET))
+
+bench: build ## the engine and the target beside their peers: a table of ratios
+	@$(PACKAGES) client bench peers
+	$(GO) run $(PEER) ./datapath/uring/bench
+	$(GO) run ./appliance/bench -bin $(BIN)
+
+clean: ## remove build/
+	rm -rf build
