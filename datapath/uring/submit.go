@@ -1,0 +1,218 @@
+package uring
+
+import (
+	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// opList is a FIFO of operations, linked through Op.next.
+type opList struct {
+	head, tail *Op
+	n          int
+}
+
+func (l *opList) empty() bool { return l.head == nil }
+
+func (l *opList) push(op *Op) {
+	op.next = nil
+	if l.tail == nil {
+		l.head = op
+	} else {
+		l.tail.next = op
+	}
+	l.tail = op
+	l.n++
+}
+
+func (l *opList) pop() *Op {
+	op := l.head
+	if l.head = op.next; l.head == nil {
+		l.tail = nil
+	}
+	op.next = nil
+	l.n--
+	return op
+}
+
+// takeAll empties the list; what it returns is linked through next.
+func (l *opList) takeAll() *Op {
+	head := l.head
+	*l = opList{}
+	return head
+}
+
+// removeIf takes out every operation for which cond holds, in order.
+func (l *opList) removeIf(cond func(*Op) bool) (out opList) {
+	var rest opList
+	for op := l.takeAll(); op != nil; {
+		next := op.next
+		if cond(op) {
+			out.push(op)
+		} else {
+			rest.push(op)
+		}
+		op = next
+	}
+	*l = rest
+	return out
+}
+
+// Submit starts op; Done is called later, never before Submit returned. Operations of a ring start in the
+// order of their Submit and complete in any. When Options.InFlight operations are in the kernel and
+// Options.Queue wait, op fails with ErrQueueFull.
+func (r *Ring) Submit(op *Op) {
+	op.N, op.Err, op.Held, op.tries, op.why, op.asked = 0, nil, false, 0, 0, false
+	op.skipCmd = false
+	if err, errno := r.refusal(op); err != nil {
+		r.finish(op, err, errno)
+		return
+	}
+	if op.File != nil {
+		op.File.uses[r.index].ops++
+	}
+	limit := op.Deadline
+	if limit <= 0 {
+		limit = r.opts.Deadline
+	}
+	r.expireAt(op, r.now+limit)
+	if r.queue.empty() && r.inKernel < r.opts.InFlight {
+		r.start(op)
+		return
+	}
+	op.state = queued
+	r.queue.push(op)
+}
+
+// refusal tells why op cannot be taken.
+func (r *Ring) refusal(op *Op) (error, syscall.Errno) {
+	switch {
+	case op.Code >= numCodes || !codes[op.Code].check(op):
+		return ErrInvalid, unix.EINVAL
+	case r.closing || op.File != nil && op.File.closing.Load():
+		return ErrClosed, unix.EBADF
+	case r.queue.n >= r.opts.Queue:
+		return ErrQueueFull, unix.EAGAIN
+	}
+	return nil, 0
+}
+
+// start issues what is left of op.
+func (r *Ring) start(op *Op) {
+	op.slot = r.acquire(op)
+	r.inKernel++
+	op.state = inKernel
+	if op.skipCmd {
+		r.discardByIoctl(op)
+		return
+	}
+	e := r.sqe()
+	codes[op.Code].prep(r, op, e)
+	if op.fault != nil {
+		op.fault.alter(op, e)
+	}
+	e.Tag(r.tag(op.slot))
+}
+
+// refill starts what waits, as far as the bound allows.
+func (r *Ring) refill() {
+	for !r.queue.empty() && r.inKernel < r.opts.InFlight {
+		r.start(r.queue.pop())
+	}
+}
+
+// finish lets op fail; Done follows from the loop.
+func (r *Ring) finish(op *Op, kind error, errno syscall.Errno) {
+	op.fail(kind, errno)
+	op.state = finished
+	r.finished.push(op)
+}
+
+// unqueued ends the engine's part in an accepted op that is not in the kernel.
+func (r *Ring) unqueued(op *Op, errno syscall.Errno) {
+	r.letFile(op.File)
+	r.finish(op, kindOf(errno), errno)
+}
+
+func (r *Ring) letFile(f *File) {
+	if f == nil {
+		return
+	}
+	use := &f.uses[r.index]
+	use.ops--
+	use.settle()
+}
+
+// done gives op back to its owner.
+func (r *Ring) done(op *Op) {
+	op.state = idle
+	op.next = nil
+	if op.Done != nil {
+		op.Done(op)
+	}
+}
+
+// complete is the kernel's answer to one request of op.
+func (op *Op) complete(r *Ring, slot uint32, res int32, _ uint32) {
+	r.release(slot)
+	r.inKernel--
+	if op.fault != nil {
+		res = op.fault.result(res)
+	}
+	if res < 0 {
+		op.failed(r, syscall.Errno(-res))
+		return
+	}
+	if !codes[op.Code].transfer {
+		op.end(r)
+		return
+	}
+	op.N += int(res)
+	switch {
+	case op.N >= len(op.Buf):
+		op.end(r)
+	case res == 0:
+		op.endWith(r, ErrShort, unix.EIO)
+	case op.why != 0:
+		op.endWith(r, kindOf(op.why), op.why)
+	default:
+		op.tries = 0
+		r.start(op)
+	}
+}
+
+// failed judges an errno: try again, another way, or the end.
+func (op *Op) failed(r *Ring, e syscall.Errno) {
+	interrupted := e == unix.EINTR || e == unix.ECANCELED || e == unix.EAGAIN
+	switch {
+	case op.why != 0 && interrupted:
+		op.endWith(r, kindOf(op.why), op.why)
+	case (e == unix.EAGAIN || e == unix.EINTR) && op.tries < maxTries:
+		op.tries++
+		r.start(op)
+	case e == unix.EINVAL && op.Code == Read && op.N%512 != 0:
+		op.endWith(r, ErrShort, unix.EIO) // direct I/O met the end of the file inside a sector
+	case op.Code == Discard && op.File.block && !op.skipCmd && (e == unix.EOPNOTSUPP || e == unix.EINVAL):
+		op.skipCmd = true
+		r.start(op)
+	default:
+		op.endWith(r, kindOf(e), e)
+	}
+}
+
+func (op *Op) endWith(r *Ring, kind error, errno syscall.Errno) {
+	op.fail(kind, errno)
+	op.end(r)
+}
+
+func (op *Op) end(r *Ring) {
+	r.letFile(op.File)
+	r.done(op)
+}
+
+// expireAt sets the time at which op needs attention.
+func (r *Ring) expireAt(op *Op, at time.Duration) {
+	op.expires = at
+	r.due = min(r.due, at)
+}
