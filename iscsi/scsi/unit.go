@@ -1,0 +1,138 @@
+package scsi
+
+import (
+	"fmt"
+	"sync"
+	"sync/atomic"
+)
+
+// blockSize is the logical block length in bytes; physicalExponent says that a physical block is
+// 2^3 of them, 4,096 bytes.
+const (
+	blockSize        = 512
+	physicalExponent = 3
+)
+
+// UnitOptions are the properties of a LogicalUnit.
+type UnitOptions struct {
+	// NAA is the unit's worldwide name, 8 bytes (NAA 2h, 3h or 5h) or 16 bytes (NAA 6h): the first
+	// four bits name the format. It is the same on every node and path.
+	NAA []byte
+	// Serial is the unit serial number, printable ASCII, at most 36 bytes.
+	Serial string
+	// Vendor, Product and Revision fill the INQUIRY fields, at most 8, 16 and 4 bytes.
+	// Empty: LUNAR, Virtual Disk, 1.
+	Vendor, Product, Revision string
+	// Thin announces logical block provisioning: UNMAP, WRITE SAME with UNMAP, GET LBA STATUS.
+	Thin bool
+	// ReadOnly refuses every write with DATA PROTECT.
+	ReadOnly bool
+	// NoWriteCache starts with WCE 0: each write is durable before GOOD. Mode page 08h changes it.
+	NoWriteCache bool
+}
+
+// Validate says what is wrong with the options.
+func (o *UnitOptions) Validate() error {
+	switch {
+	case len(o.NAA) != 8 && len(o.NAA) != 16:
+		return fmt.Errorf("%w: NAA has %d bytes, want 8 or 16", ErrBadOption, len(o.NAA))
+	case (o.NAA[0]>>4 == 6) != (len(o.NAA) == 16):
+		return fmt.Errorf("%w: NAA %X is not of %d bytes", ErrBadOption, o.NAA[0]>>4, len(o.NAA))
+	case o.Serial == "" || len(o.Serial) > 36 || !printable(o.Serial):
+		return fmt.Errorf("%w: serial %q is not 1 to 36 printable ASCII characters", ErrBadOption, o.Serial)
+	case len(o.Vendor) > 8 || len(o.Product) > 16 || len(o.Revision) > 4:
+		return fmt.Errorf("%w: vendor, product or revision is longer than 8, 16, 4", ErrBadOption)
+	case !printable(o.Vendor + o.Product + o.Revision):
+		return fmt.Errorf("%w: vendor, product or revision is not printable ASCII", ErrBadOption)
+	}
+	return nil
+}
+
+func (o *UnitOptions) setDefaults() {
+	if o.Vendor == "" {
+		o.Vendor = "LUNAR"
+	}
+	if o.Product == "" {
+		o.Product = "Virtual Disk"
+	}
+	if o.Revision == "" {
+		o.Revision = "1"
+	}
+}
+
+func printable(s string) bool {
+	for i := range len(s) {
+		if s[i] < 0x20 || s[i] > 0x7E {
+			return false
+		}
+	}
+	return true
+}
+
+// LogicalUnit is one disk. It may be mapped in several targets at once; reservations, mode
+// parameters and power state are the unit's own.
+type LogicalUnit struct {
+	backend Backend
+	opts    UnitOptions
+	modes   atomic.Pointer[modeState]
+	power   atomic.Uint32 // powerState
+	prevent atomic.Int32  // I_T nexuses that prevent medium removal
+
+	mu   sync.Mutex // guards itls, and changes of modes
+	itls map[*itl]struct{}
+
+	reservations unitReservations
+	thresholds   unitThresholds
+	sanitize     unitSanitize
+}
+
+// NewLogicalUnit makes a disk of b, which it uses until the caller has unmapped it everywhere and
+// its last command is done.
+func NewLogicalUnit(b Backend, opts UnitOptions) (*LogicalUnit, error) {
+	if err := opts.Validate(); err != nil {
+		return nil, fmt.Errorf("new logical unit: %w", err)
+	}
+	opts.setDefaults()
+	lu := &LogicalUnit{backend: b, opts: opts, itls: map[*itl]struct{}{}}
+	lu.modes.Store(defaultModes(&opts))
+	return lu, nil
+}
+
+// CapacityChanged tells every I_T nexus that Backend.Size is another than before.
+func (lu *LogicalUnit) CapacityChanged() { lu.attention(attnCapacityChanged, nil) }
+
+// blocks is the present capacity in logical blocks.
+func (lu *LogicalUnit) blocks() uint64 { return uint64(lu.backend.Size()) / blockSize }
+
+func (lu *LogicalUnit) attachNexus(it *itl) {
+	lu.mu.Lock()
+	defer lu.mu.Unlock()
+	lu.itls[it] = struct{}{}
+}
+
+func (lu *LogicalUnit) detachNexus(it *itl) {
+	lu.mu.Lock()
+	defer lu.mu.Unlock()
+	delete(lu.itls, it)
+}
+
+// detachMapping forgets the I_T nexuses that used the unit by m.
+func (lu *LogicalUnit) detachMapping(m *mapping) {
+	for _, it := range lu.nexuses(func(it *itl) bool { return it.mapping == m }) {
+		lu.detachNexus(it)
+		lu.nexusLost(it)
+	}
+}
+
+// nexuses lists the unit's I_T_L nexuses that match accepts; nil means all.
+func (lu *LogicalUnit) nexuses(match func(*itl) bool) []*itl {
+	lu.mu.Lock()
+	defer lu.mu.Unlock()
+	var out []*itl
+	for it := range lu.itls {
+		if match == nil || match(it) {
+			out = append(out, it)
+		}
+	}
+	return out
+}

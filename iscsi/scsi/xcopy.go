@@ -1,0 +1,3 @@
+package scsi
+
+var xcopyCommands []row
