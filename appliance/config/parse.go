@@ -56,7 +56,7 @@ func lineOf(data []byte, key string) int {
 	table := ""
 	for p.NextExpression() {
 		node := p.Expression()
-		name, at := keyOf(&p, node)
+		name, at := keyOf(node)
 		switch {
 		case node.Kind == unstable.Table:
 			table = name + "."
@@ -68,7 +68,7 @@ func lineOf(data []byte, key string) int {
 }
 
 // keyOf joins the parts of an expression's key and gives the offset at which it begins.
-func keyOf(p *unstable.Parser, node *unstable.Node) (string, uint32) {
+func keyOf(node *unstable.Node) (string, uint32) {
 	var parts []string
 	var at uint32
 	for it := node.Key(); it.Next(); {

@@ -1,0 +1,144 @@
+package cluster
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"net/url"
+	"os"
+	"path/filepath"
+	"runtime/debug"
+	"sync"
+	"time"
+
+	bolt "go.etcd.io/bbolt"
+	clientv3 "go.etcd.io/etcd/client/v3"
+	"go.etcd.io/etcd/server/v3/embed"
+	"go.etcd.io/etcd/server/v3/etcdserver/api/v3client"
+	"go.etcd.io/etcd/server/v3/storage/wal"
+)
+
+// The sizes for a small machine: a few thousand keys of some hundred bytes.
+const (
+	quotaBytes       = 256 << 20
+	walSegmentBytes  = 8 << 20 // etcd's own default of 64 MB is preallocated at once
+	snapshotCount    = 2000    // entries between snapshots; bounds the log held in memory
+	catchUpEntries   = 500
+	keepRevisions    = "1000"
+	maxRequestBytes  = 2 << 20
+	leaderTick       = 100  // ms
+	electionTimeout  = 1000 // ms
+	backendLockLimit = 2 * time.Second
+)
+
+var setSegmentSize = sync.OnceFunc(func() { wal.SegmentSizeBytes = walSegmentBytes })
+
+// startEmbedded runs a single etcd member under o.Dir. It listens nowhere: the only client is this
+// process. The advertised address is a place holder until the node joins others.
+func startEmbedded(ctx context.Context, o Options) (*embed.Etcd, error) {
+	setSegmentSize()
+	dir := filepath.Join(o.Dir, "etcd")
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return nil, err
+	}
+	if err := checkBackend(filepath.Join(dir, "member", "snap", "db")); err != nil {
+		return nil, damaged(dir, err)
+	}
+	server, err := start(embedConfig(dir, o))
+	if err != nil {
+		return nil, damaged(dir, err)
+	}
+	select {
+	case <-server.Server.ReadyNotify():
+		return server, nil
+	case err := <-server.Err():
+		server.Close()
+		return nil, damaged(dir, err)
+	case <-time.After(startTimeout):
+		server.Close()
+		return nil, fmt.Errorf("%w: no leader within %v", ErrUnavailable, startTimeout)
+	case <-ctx.Done():
+		server.Close()
+		return nil, ctx.Err()
+	}
+}
+
+func damaged(dir string, err error) error {
+	var errno interface{ Timeout() bool }
+	if errors.Is(err, fs.ErrPermission) || (errors.As(err, &errno) && errno.Timeout()) {
+		return fmt.Errorf("database in %s: %w", dir, err)
+	}
+	return fmt.Errorf("database in %s: %w: %w; restore that directory from a backup, or move it away to start empty "+
+		"(volumes and images are not touched; volumes and targets must be added again)", dir, ErrDamaged, err)
+}
+
+func embedConfig(dir string, o Options) *embed.Config {
+	const placeholder = "http://localhost:2380"
+	peer, _ := url.Parse(placeholder)
+	cfg := embed.NewConfig()
+	cfg.Name = o.Node
+	cfg.Dir = dir
+	cfg.ListenPeerUrls, cfg.ListenClientUrls, cfg.AdvertiseClientUrls = nil, nil, nil
+	cfg.AdvertisePeerUrls = []url.URL{*peer}
+	cfg.InitialCluster = o.Node + "=" + placeholder
+	cfg.InitialClusterToken = "lunar"
+	cfg.TickMs, cfg.ElectionMs = leaderTick, electionTimeout
+	cfg.SnapshotCount, cfg.SnapshotCatchUpEntries = snapshotCount, catchUpEntries
+	cfg.QuotaBackendBytes = quotaBytes
+	cfg.MaxRequestBytes = maxRequestBytes
+	cfg.AutoCompactionMode, cfg.AutoCompactionRetention = embed.CompactorModeRevision, keepRevisions
+	cfg.EnableGRPCGateway = false
+	cfg.LogLevel = "warn"
+	cfg.ZapLoggerBuilder = embed.NewZapLoggerBuilder(zapLogger(o.Log))
+	return cfg
+}
+
+// start turns etcd's panics on unreadable files into errors.
+func start(cfg *embed.Config) (server *embed.Etcd, err error) {
+	defer debug.SetPanicOnFault(debug.SetPanicOnFault(true))
+	defer func() {
+		if p := recover(); p != nil {
+			server, err = nil, fmt.Errorf("etcd: %v", p)
+		}
+	}()
+	return embed.StartEtcd(cfg)
+}
+
+func inProcess(server *embed.Etcd) *clientv3.Client { return v3client.New(server.Server) }
+
+// checkBackend looks for damage that etcd itself would meet as a fault much later. A file that does
+// not exist is sound.
+func checkBackend(path string) (err error) {
+	info, err := os.Stat(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	defer debug.SetPanicOnFault(debug.SetPanicOnFault(true))
+	defer func() {
+		if p := recover(); p != nil {
+			err = fmt.Errorf("%s: %v", path, p)
+		}
+	}()
+	db, err := bolt.Open(path, 0o600, &bolt.Options{ReadOnly: true, Timeout: backendLockLimit})
+	if err != nil {
+		return fmt.Errorf("%s: %w", path, err)
+	}
+	defer func() { err = errors.Join(err, db.Close()) }()
+	return db.View(func(tx *bolt.Tx) error {
+		if tx.Size() > info.Size() {
+			return fmt.Errorf("%s: cut off at %d of %d bytes", path, info.Size(), tx.Size())
+		}
+		return readAll(tx)
+	})
+}
+
+// readAll walks every bucket, so that a broken page shows now.
+func readAll(tx *bolt.Tx) error {
+	return tx.ForEach(func(_ []byte, b *bolt.Bucket) error {
+		return b.ForEach(func(_, _ []byte) error { return nil })
+	})
+}

@@ -1,0 +1,89 @@
+package cluster
+
+import (
+	"slices"
+	"time"
+)
+
+// Volume is a back-end LUN with its file system.
+type Volume struct {
+	ID         string    `json:"id"`               // made once, 16 hex digits; everything refers to it
+	Name       string    `json:"name"`             // unique, can change
+	WWID       string    `json:"wwid"`             // the LUN's identity, unique
+	Device     string    `json:"device,omitempty"` // where the LUN was last seen; a hint only
+	FileSystem string    `json:"fileSystem"`       // xfs or ext4
+	Epoch      uint64    `json:"epoch"`            // number of the present coordinator's term
+	Redirected []string  `json:"redirected,omitempty"`
+	Created    time.Time `json:"created"`
+}
+
+// RedirectedOn tells whether the user asked for redirected I/O on a node.
+func (v *Volume) RedirectedOn(node string) bool { return slices.Contains(v.Redirected, node) }
+
+// SetRedirected records or withdraws the user's wish for redirected I/O on a node.
+func (v *Volume) SetRedirected(node string, on bool) {
+	v.Redirected = slices.DeleteFunc(v.Redirected, func(n string) bool { return n == node })
+	if on {
+		v.Redirected = append(v.Redirected, node)
+		slices.Sort(v.Redirected)
+	}
+}
+
+// Target is an iSCSI target with its LUN map and its access rules.
+type Target struct {
+	Name    string    `json:"name"`            // IQN, EUI or NAA name
+	LUNs    []LUN     `json:"luns,omitempty"`  // ordered by Number
+	Allow   []string  `json:"allow,omitempty"` // initiator names; empty: every initiator
+	CHAP    *CHAP     `json:"chap,omitempty"`  // nil: no authentication
+	Created time.Time `json:"created"`
+}
+
+// LUN maps a number to an image. NAA and Serial are made when it is mapped and never change, so
+// that an initiator sees one and the same disk after every restart and on every node.
+type LUN struct {
+	Number   uint16 `json:"number"`
+	VolumeID string `json:"volumeId"`
+	Path     string `json:"path"`   // inside the volume
+	NAA      string `json:"naa"`    // 16 hex digits, NAA 3h (locally assigned), SPC-4 §7.8.6.6
+	Serial   string `json:"serial"` // 16 hex digits
+}
+
+// CHAP holds the credentials of RFC 7143 §12.1. Secrets are sealed by DB.Seal.
+type CHAP struct {
+	User         string `json:"user"`
+	Sealed       []byte `json:"sealed"`
+	MutualUser   string `json:"mutualUser,omitempty"`
+	MutualSealed []byte `json:"mutualSealed,omitempty"`
+}
+
+// LUN finds a LUN by number.
+func (t *Target) LUN(number uint16) (LUN, bool) {
+	i, ok := slices.BinarySearchFunc(t.LUNs, number, compareLUN)
+	if !ok {
+		return LUN{}, false
+	}
+	return t.LUNs[i], true
+}
+
+func compareLUN(l LUN, number uint16) int { return int(l.Number) - int(number) }
+
+// freeLUN is the lowest number that is not mapped.
+func (t *Target) freeLUN() uint16 {
+	for i, l := range t.LUNs {
+		if int(l.Number) != i {
+			return uint16(i)
+		}
+	}
+	return uint16(len(t.LUNs))
+}
+
+// Event is one line of the operation log.
+type Event struct {
+	Revision int64     `json:"-"` // where it stands in the log; rises
+	Time     time.Time `json:"time"`
+	Node     string    `json:"node"`
+	Kind     string    `json:"kind"` // noun.verb, such as volume.add
+	Volume   string    `json:"volume,omitempty"`
+	Target   string    `json:"target,omitempty"`
+	Text     string    `json:"text"`
+}

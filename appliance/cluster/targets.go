@@ -1,0 +1,206 @@
+package cluster
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"time"
+
+	clientv3 "go.etcd.io/etcd/client/v3"
+)
+
+// MaxLUNs bounds a target's map: REPORT LUNS with flat addressing reaches farther, initiators do not.
+const MaxLUNs = 256
+
+// MaxAllow bounds a target's list of initiators.
+const MaxAllow = 1024
+
+// Targets lists the targets, ordered by name.
+func (db *DB) Targets(ctx context.Context) ([]Target, error) {
+	records, _, err := list[Target](ctx, db, targetKeys)
+	if err != nil {
+		return nil, fmt.Errorf("cluster: list targets: %w", err)
+	}
+	return values(records), nil
+}
+
+// Target reads one target.
+func (db *DB) Target(ctx context.Context, name string) (Target, error) {
+	r, err := get[Target](ctx, db, targetKeys+name)
+	if err != nil {
+		return Target{}, fmt.Errorf("cluster: target %s: %w", name, err)
+	}
+	return r.value, nil
+}
+
+// CreateTarget stores an empty target. ErrExists: the name is taken.
+func (db *DB) CreateTarget(ctx context.Context, name string) (Target, error) {
+	t := Target{Name: name, Created: time.Now().UTC()}
+	op, err := put(targetKeys+name, &t)
+	if err != nil {
+		return t, fmt.Errorf("cluster: create target: %w", err)
+	}
+	ok, err := db.commit(ctx, []clientv3.Cmp{absent(targetKeys + name)}, op)
+	if err == nil && !ok {
+		err = ErrExists
+	}
+	if err != nil {
+		return t, fmt.Errorf("cluster: create target %s: %w", name, err)
+	}
+	return t, nil
+}
+
+// UpdateTarget changes a target's access rules; change may run several times and must leave Name
+// and LUNs as they are.
+func (db *DB) UpdateTarget(ctx context.Context, name string, change func(*Target) error) (Target, error) {
+	t, err := update(ctx, db, targetKeys+name, func(t *Target) ([]clientv3.Cmp, error) {
+		if err := change(t); err != nil {
+			return nil, err
+		}
+		if len(t.Allow) > MaxAllow {
+			return nil, fmt.Errorf("%w: at most %d initiators", ErrFull, MaxAllow)
+		}
+		return nil, nil
+	})
+	if err != nil {
+		return t, fmt.Errorf("cluster: update target %s: %w", name, err)
+	}
+	return t, nil
+}
+
+// DeleteTarget removes a target, its LUN map and its reservations.
+func (db *DB) DeleteTarget(ctx context.Context, name string) error {
+	ok, err := db.commit(ctx, []clientv3.Cmp{present(targetKeys + name)},
+		clientv3.OpDelete(targetKeys+name), clientv3.OpDelete(reserveKeys+name))
+	if err == nil && !ok {
+		err = ErrNotFound
+	}
+	if err != nil {
+		return fmt.Errorf("cluster: delete target %s: %w", name, err)
+	}
+	return nil
+}
+
+// Map adds an image to a target's LUN map and makes its identity. A negative number means the
+// lowest free one. ErrExists: the number is taken. ErrNotFound: no such target or volume.
+func (db *DB) Map(ctx context.Context, name, volumeID, path string, number int) (LUN, error) {
+	lun := LUN{VolumeID: volumeID, Path: path, NAA: "3" + newID()[1:], Serial: newID()}
+	if _, err := get[Volume](ctx, db, volumeKeys+volumeID); err != nil {
+		return lun, fmt.Errorf("cluster: map: volume %s: %w", volumeID, err)
+	}
+	_, err := update(ctx, db, targetKeys+name, func(t *Target) ([]clientv3.Cmp, error) {
+		n, err := t.insert(lun, number)
+		lun.Number = n
+		return []clientv3.Cmp{present(volumeKeys + volumeID)}, err
+	})
+	if err != nil {
+		return lun, fmt.Errorf("cluster: map in target %s: %w", name, err)
+	}
+	return lun, nil
+}
+
+func (t *Target) insert(lun LUN, number int) (uint16, error) {
+	if number < 0 {
+		number = int(t.freeLUN())
+	}
+	if number >= MaxLUNs || len(t.LUNs) >= MaxLUNs {
+		return 0, fmt.Errorf("%w: LUN numbers go from 0 to %d", ErrFull, MaxLUNs-1)
+	}
+	lun.Number = uint16(number)
+	i, taken := slices.BinarySearchFunc(t.LUNs, lun.Number, compareLUN)
+	if taken {
+		return 0, fmt.Errorf("LUN %d %w", number, ErrExists)
+	}
+	t.LUNs = slices.Insert(t.LUNs, i, lun)
+	return lun.Number, nil
+}
+
+// Unmap removes a LUN and returns what it was. ErrNotFound: no such target or LUN.
+func (db *DB) Unmap(ctx context.Context, name string, number uint16) (LUN, error) {
+	var lun LUN
+	_, err := update(ctx, db, targetKeys+name, func(t *Target) ([]clientv3.Cmp, error) {
+		i, ok := slices.BinarySearchFunc(t.LUNs, number, compareLUN)
+		if !ok {
+			return nil, fmt.Errorf("LUN %d: %w", number, ErrNotFound)
+		}
+		lun = t.LUNs[i]
+		t.LUNs = slices.Delete(t.LUNs, i, i+1)
+		return nil, nil
+	})
+	if err != nil {
+		return lun, fmt.Errorf("cluster: unmap in target %s: %w", name, err)
+	}
+	return lun, nil
+}
+
+// RenameImage lets every LUN that maps an image follow it to a new path, in one transaction.
+func (db *DB) RenameImage(ctx context.Context, volumeID, from, to string) error {
+	err := retry(func() (bool, error) {
+		targets, revision, err := list[Target](ctx, db, targetKeys)
+		if err != nil {
+			return false, err
+		}
+		ops, err := renameOps(targets, volumeID, from, to)
+		if err != nil || len(ops) == 0 {
+			return true, err
+		}
+		return db.commit(ctx, []clientv3.Cmp{unchangedSince(targetKeys, revision)}, ops...)
+	})
+	if err != nil {
+		return fmt.Errorf("cluster: rename image: %w", err)
+	}
+	return nil
+}
+
+func renameOps(targets []record[Target], volumeID, from, to string) ([]clientv3.Op, error) {
+	var ops []clientv3.Op
+	for _, t := range targets {
+		if !t.value.rename(volumeID, from, to) {
+			continue
+		}
+		op, err := put(t.key, &t.value)
+		if err != nil {
+			return nil, err
+		}
+		ops = append(ops, op)
+	}
+	return ops, nil
+}
+
+func (t *Target) rename(volumeID, from, to string) (changed bool) {
+	for i := range t.LUNs {
+		if t.LUNs[i].VolumeID == volumeID && t.LUNs[i].Path == from {
+			t.LUNs[i].Path, changed = to, true
+		}
+	}
+	return changed
+}
+
+// LoadReservations returns a target's reservation blob, nil if there is none.
+func (db *DB) LoadReservations(ctx context.Context, target string) ([]byte, error) {
+	r, err := get[[]byte](ctx, db, reserveKeys+target)
+	if errors.Is(err, ErrNotFound) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, fmt.Errorf("cluster: reservations of %s: %w", target, err)
+	}
+	return r.value, nil
+}
+
+// SaveReservations stores a target's reservation blob durably; it fails with ErrNotFound once the
+// target is deleted.
+func (db *DB) SaveReservations(ctx context.Context, target string, blob []byte) error {
+	op, err := put(reserveKeys+target, blob)
+	if err == nil {
+		var ok bool
+		if ok, err = db.commit(ctx, []clientv3.Cmp{present(targetKeys + target)}, op); err == nil && !ok {
+			err = ErrNotFound
+		}
+	}
+	if err != nil {
+		return fmt.Errorf("cluster: save reservations of %s: %w", target, err)
+	}
+	return nil
+}
