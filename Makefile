@@ -72,6 +72,7 @@ fuzz: ## each fuzz target for FUZZTIME
 
 conformance: build ## libiscsi's whole iscsi-test-cu; PEER_TARGET=tgtd or gotgt for another target
 	@$(PACKAGES) client $(if $(PEER_TARGET),peers)
+	@$(if $(PEER_TARGET),$(GO) build -o $(BIN)/ ./appliance/bench/gotgt)
 	$(GO) run ./appliance/e2e/conformance -bin $(BIN) $(if $(PEER_TARGET),-peer $(PEER_TARGET))
 
 bench: build ## the engine and the target beside their peers: a table of ratios

@@ -1,0 +1,107 @@
+package lab
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+)
+
+// Lunard is a node: lunard with a state folder, a socket, a configuration and ports of its own.
+// Kill, Stop and Start keep all of these, so that a restart is what an operator would see.
+type Lunard struct {
+	Ports []int
+	// ConfigPath and Socket are what --config and lunarctl's --socket get.
+	ConfigPath, Socket string
+	// Process is the running daemon; Start replaces it.
+	*Process
+
+	lab *Lab
+}
+
+// Lunard starts a node with that many portals; extra is added to its configuration file.
+func (l *Lab) Lunard(ctx context.Context, portals int, extra string) (*Lunard, error) {
+	ports, err := freePorts(portals)
+	if err != nil {
+		return nil, err
+	}
+	n := &Lunard{Ports: ports, ConfigPath: l.Path("lunard.toml"), Socket: l.Path("sock"), lab: l}
+	if err := os.WriteFile(n.ConfigPath, []byte(n.config()+extra), 0o600); err != nil {
+		return nil, fmt.Errorf("lunard: %w", err)
+	}
+	return n, n.Start(ctx)
+}
+
+func (n *Lunard) config() string {
+	portals := make([]string, len(n.Ports))
+	for i, port := range n.Ports {
+		portals[i] = fmt.Sprintf("%q", fmt.Sprintf("127.0.0.1:%d", port))
+	}
+	return fmt.Sprintf(`state_dir = %q
+socket = %q
+
+[node]
+name = "lab"
+
+[metrics]
+listen = ""
+
+[iscsi]
+portals = [%s]
+`, n.lab.Path("state"), n.Socket, strings.Join(portals, ", "))
+}
+
+// Start starts the daemon, again after a Stop or Kill, and waits until it answers.
+func (n *Lunard) Start(ctx context.Context) error {
+	p, err := n.lab.Start(filepath.Join(n.lab.Bin, "lunard"), "--config", n.ConfigPath)
+	if err != nil {
+		return err
+	}
+	n.Process = p
+	err = Poll(startLimit, func() error {
+		_, err := n.Ctl(ctx, "version")
+		return err
+	})
+	if err != nil {
+		return fmt.Errorf("lunard does not answer: %w\n%s", err, p.Log())
+	}
+	return nil
+}
+
+// Ctl runs lunarctl against the node and returns what it printed.
+func (n *Lunard) Ctl(ctx context.Context, args ...string) (string, error) {
+	return n.CtlInput(ctx, "", args...)
+}
+
+// CtlInput is Ctl with input on lunarctl's standard input.
+func (n *Lunard) CtlInput(ctx context.Context, input string, args ...string) (string, error) {
+	argv := append([]string{filepath.Join(n.lab.Bin, "lunarctl"), "--socket", n.Socket}, args...)
+	return RunInput(ctx, input, argv...)
+}
+
+// Script runs lunarctl once per line, words split at spaces, up to the first failure.
+func (n *Lunard) Script(ctx context.Context, lines ...string) error {
+	for _, line := range lines {
+		if _, err := n.Ctl(ctx, strings.Fields(line)...); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// Export names a LUN of the node at each of its portals.
+func (n *Lunard) Export(iqn string, lun int) *Export { return export(n.Process, iqn, lun, n.Ports...) }
+
+// ServeImage formats device as Volume1 and exports a new image of that size on it as LUN 0 of iqn.
+func (n *Lunard) ServeImage(ctx context.Context, device, size, iqn string) (*Export, error) {
+	err := n.Script(ctx,
+		"volume add "+device+" --name Volume1 --format xfs",
+		"image create Volume1/disk.img --size "+size,
+		"target create "+iqn,
+		"target map "+iqn+" Volume1/disk.img --lun 0")
+	if err != nil {
+		return nil, err
+	}
+	return n.Export(iqn, 0), nil
+}
