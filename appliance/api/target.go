@@ -1,0 +1,93 @@
+package api
+
+import "time"
+
+// CreateTarget makes an iSCSI target without LUNs.
+type CreateTarget struct {
+	Name string `json:"name"` // iSCSI name
+}
+
+// Target is an iSCSI target.
+type Target struct {
+	Name     string    `json:"name"`
+	LUNs     []LUN     `json:"luns"`
+	Allow    []string  `json:"allow,omitempty"` // empty: every initiator
+	CHAP     *CHAP     `json:"chap,omitempty"`
+	Sessions int       `json:"sessions"`
+	Reason   string    `json:"reason,omitempty"` // why it is not exported now
+	Created  time.Time `json:"created"`
+}
+
+// LUN is a mapped image.
+type LUN struct {
+	Number uint16 `json:"number"`
+	Image  string `json:"image"` // VOLUME/PATH
+	Size   int64  `json:"size"`
+	NAA    string `json:"naa"`
+	Serial string `json:"serial"`
+	State  string `json:"state"`            // Online or Unavailable
+	Reason string `json:"reason,omitempty"` // why it is Unavailable
+}
+
+// The states of a LUN.
+const (
+	LUNOnline      = "Online"
+	LUNUnavailable = "Unavailable"
+)
+
+// CHAP tells the user names; secrets are never given out.
+type CHAP struct {
+	User       string `json:"user"`
+	MutualUser string `json:"mutualUser,omitempty"`
+}
+
+// Map exports an image in a target.
+type Map struct {
+	Image string  `json:"image"`         // VOLUME/PATH
+	LUN   *uint16 `json:"lun,omitempty"` // nil: the lowest free number
+}
+
+// SetCHAP sets credentials: those of the initiator, or with Mutual those by which the target
+// proves itself. Remove takes them away, all of them unless Mutual.
+type SetCHAP struct {
+	User   string `json:"user,omitempty"`
+	Secret string `json:"secret,omitempty"`
+	Mutual bool   `json:"mutual,omitempty"`
+	Remove bool   `json:"remove,omitempty"`
+}
+
+// Session is an iSCSI session.
+type Session struct {
+	Initiator   string    `json:"initiator"`
+	Target      string    `json:"target"` // empty: a discovery session
+	Address     string    `json:"address"`
+	Portal      string    `json:"portal"`
+	ISID        string    `json:"isid"`
+	TSIH        uint16    `json:"tsih"`
+	Lane        int       `json:"lane"`
+	Since       time.Time `json:"since"`
+	Commands    uint64    `json:"commands"`
+	Reads       uint64    `json:"reads"`
+	Writes      uint64    `json:"writes"`
+	BytesIn     uint64    `json:"bytesIn"`  // initiator to target
+	BytesOut    uint64    `json:"bytesOut"` // target to initiator
+	Outstanding int       `json:"outstanding"`
+}
+
+// Event is one line of the log.
+type Event struct {
+	Time   time.Time `json:"time"`
+	Node   string    `json:"node"`
+	Kind   string    `json:"kind"`
+	Volume string    `json:"volume,omitempty"`
+	Target string    `json:"target,omitempty"`
+	Text   string    `json:"text"`
+}
+
+// Version is what a binary says of itself.
+type Version struct {
+	Version string `json:"version"`
+	Commit  string `json:"commit,omitempty"`
+	Go      string `json:"go"`
+	Node    string `json:"node,omitempty"` // set by a node
+}

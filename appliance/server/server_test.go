@@ -1,0 +1,297 @@
+package server
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"path/filepath"
+	"reflect"
+	"strings"
+	"testing"
+	"time"
+
+	"go.uber.org/goleak"
+
+	"lunar/appliance/api"
+)
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+// fake records each call as text and answers with what the test set.
+type fake struct {
+	calls []string
+	err   error
+}
+
+func (f *fake) note(format string, args ...any) error {
+	f.calls = append(f.calls, fmt.Sprintf(format, args...))
+	return f.err
+}
+
+func (f *fake) Volumes(context.Context) ([]api.Volume, error) {
+	return []api.Volume{{Name: "Volume1"}}, f.note("volumes")
+}
+func (f *fake) Volume(_ context.Context, name string) (api.VolumeDetail, error) {
+	return api.VolumeDetail{Volume: api.Volume{Name: name}}, f.note("volume %s", name)
+}
+func (f *fake) AddVolume(_ context.Context, r api.AddVolume) (api.Volume, error) {
+	return api.Volume{Name: r.Name}, f.note("add %+v", r)
+}
+func (f *fake) RenameVolume(_ context.Context, name, to string) error {
+	return f.note("rename %s %s", name, to)
+}
+func (f *fake) RedirectVolume(_ context.Context, name string, on bool) error {
+	return f.note("redirect %s %t", name, on)
+}
+func (f *fake) EjectVolume(_ context.Context, name string) error { return f.note("eject %s", name) }
+func (f *fake) Images(_ context.Context, volume string) ([]api.Image, error) {
+	return []api.Image{}, f.note("images %q", volume)
+}
+func (f *fake) Image(_ context.Context, volume, path string) (api.Image, error) {
+	return api.Image{Volume: volume, Path: path}, f.note("image %s %s", volume, path)
+}
+func (f *fake) CreateImage(_ context.Context, r api.CreateImage) (api.Image, error) {
+	return api.Image{}, f.note("create %+v", r)
+}
+func (f *fake) ChangeImage(_ context.Context, volume, path string, r api.ChangeImage) (api.Image, error) {
+	return api.Image{}, f.note("change %s %s %+v", volume, path, r)
+}
+func (f *fake) DeleteImage(_ context.Context, volume, path string, force bool) error {
+	return f.note("delete %s %s %t", volume, path, force)
+}
+func (f *fake) Targets(context.Context) ([]api.Target, error) { return nil, f.note("targets") }
+func (f *fake) CreateTarget(_ context.Context, name string) (api.Target, error) {
+	return api.Target{Name: name}, f.note("create-target %s", name)
+}
+func (f *fake) DeleteTarget(_ context.Context, name string, force bool) error {
+	return f.note("delete-target %s %t", name, force)
+}
+func (f *fake) Map(_ context.Context, target string, r api.Map) (api.LUN, error) {
+	return api.LUN{}, f.note("map %s %s %d", target, r.Image, *r.LUN)
+}
+func (f *fake) Unmap(_ context.Context, target string, lun uint16) error {
+	return f.note("unmap %s %d", target, lun)
+}
+func (f *fake) Allow(_ context.Context, target, initiator string) error {
+	return f.note("allow %s %s", target, initiator)
+}
+func (f *fake) Disallow(_ context.Context, target, initiator string) error {
+	return f.note("disallow %s %s", target, initiator)
+}
+func (f *fake) SetCHAP(_ context.Context, target string, r api.SetCHAP) error {
+	return f.note("chap %s %s", target, r.User)
+}
+func (f *fake) Sessions(context.Context) ([]api.Session, error) { return nil, f.note("sessions") }
+func (f *fake) Events(ctx context.Context, follow bool, fn func(api.Event) error) error {
+	if err := f.note("log %t", follow); err != nil {
+		return err
+	}
+	for _, v := range []string{"A", "B", "A"} {
+		if err := fn(api.Event{Volume: v, Text: v}); err != nil {
+			return err
+		}
+	}
+	if follow {
+		<-ctx.Done()
+	}
+	return nil
+}
+
+func stats() Stats {
+	return Stats{Sessions: 3, PoolBytes: 1 << 20, Volumes: []VolumeStats{{
+		Name: "Volume1", State: api.Direct, Counters: api.Counters{DirectRead: api.Count{IOs: 5, Bytes: 20480}},
+	}}}
+}
+
+// serve runs a Server over a fake on a unix socket.
+func serve(t *testing.T) (*api.Client, *fake, *Server) {
+	t.Helper()
+	f := &fake{}
+	s, err := New(Options{
+		Volumes: f, Images: f, Targets: f, Sessions: f, Events: f, Stats: stats,
+		Version: api.Version{Version: "1", Node: "n1"}, Log: slog.New(slog.DiscardHandler),
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	socket := filepath.Join(t.TempDir(), "s")
+	l, err := net.Listen("unix", socket)
+	if err != nil {
+		t.Fatal(err)
+	}
+	hs := &http.Server{Handler: s.Handler()}
+	done := make(chan error, 1)
+	go func() { done <- hs.Serve(l) }()
+	client := api.NewClient(socket)
+	t.Cleanup(func() {
+		client.Close()
+		_ = hs.Close()
+		<-done
+	})
+	return client, f, s
+}
+
+func TestEveryCall(t *testing.T) {
+	c, f, s := serve(t)
+	ctx, lun := t.Context(), uint16(7)
+	const iqn = "iqn.2026-01.io.lunar:a/b c%2F"
+	calls := []struct {
+		call func() error
+		want string
+	}{
+		{func() error { _, err := c.Volumes(ctx); return err }, "volumes"},
+		{func() error { _, err := c.Volume(ctx, "V 1"); return err }, "volume V 1"},
+		{func() error { _, err := c.AddVolume(ctx, api.AddVolume{Device: "/d", Format: "xfs"}); return err }, "add {Device:/d Name: Format:xfs Force:false}"},
+		{func() error { return c.RenameVolume(ctx, "A", "B") }, "rename A B"},
+		{func() error { return c.RedirectVolume(ctx, "A", true) }, "redirect A true"},
+		{func() error { return c.EjectVolume(ctx, "A") }, "eject A"},
+		{func() error { _, err := c.Images(ctx, "A&B"); return err }, `images "A&B"`},
+		{func() error { _, err := c.Image(ctx, "A/x/../y z.img"); return err }, "image A x/../y z.img"},
+		{func() error { _, err := c.CreateImage(ctx, api.CreateImage{Image: "A/b", Size: 5}); return err }, "create {Image:A/b Size:5 Thick:false From:}"},
+		{func() error { _, err := c.ChangeImage(ctx, "A/b", api.ChangeImage{Size: 9}); return err }, "change A b {Size:9 Name: Force:false}"},
+		{func() error { return c.DeleteImage(ctx, "A/b", true) }, "delete A b true"},
+		{func() error { _, err := c.Targets(ctx); return err }, "targets"},
+		{func() error { _, err := c.CreateTarget(ctx, iqn); return err }, "create-target " + iqn},
+		{func() error { return c.DeleteTarget(ctx, iqn, false) }, "delete-target " + iqn + " false"},
+		{func() error { _, err := c.Map(ctx, iqn, api.Map{Image: "A/b", LUN: &lun}); return err }, "map " + iqn + " A/b 7"},
+		{func() error { return c.Unmap(ctx, iqn, 7) }, "unmap " + iqn + " 7"},
+		{func() error { return c.Allow(ctx, iqn, "iqn.i") }, "allow " + iqn + " iqn.i"},
+		{func() error { return c.Disallow(ctx, iqn, "iqn.i") }, "disallow " + iqn + " iqn.i"},
+		{func() error { return c.SetCHAP(ctx, iqn, api.SetCHAP{User: "u", Secret: "s"}) }, "chap " + iqn + " u"},
+		{func() error { _, err := c.Sessions(ctx); return err }, "sessions"},
+		{func() error { return c.Log(ctx, "", false, func(api.Event) error { return nil }) }, "log false"},
+	}
+	if want := len(s.routes()) - 1; len(calls) != want {
+		t.Fatalf("%d calls tried, the table has %d besides version", len(calls), want)
+	}
+	for _, tt := range calls {
+		f.calls, f.err = nil, nil
+		if err := tt.call(); err != nil {
+			t.Errorf("%s: %v", tt.want, err)
+		}
+		if !reflect.DeepEqual(f.calls, []string{tt.want}) {
+			t.Errorf("calls %q, want %q", f.calls, tt.want)
+		}
+		f.err = api.Errorf(api.Refused, "no").WithHint("yes")
+		err := tt.call()
+		var e *api.Error
+		if !errors.As(err, &e) || !reflect.DeepEqual(e, f.err) {
+			t.Errorf("%s: error %v, want %v", tt.want, err, f.err)
+		}
+	}
+	if v, err := c.Version(ctx); err != nil || v.Node != "n1" {
+		t.Errorf("version %+v, %v", v, err)
+	}
+}
+
+func TestPlainErrorsAreFailures(t *testing.T) {
+	c, f, _ := serve(t)
+	f.err = errors.New("disk on fire")
+	_, err := c.Volumes(t.Context())
+	if api.CodeOf(err) != api.Failed || err.Error() != "disk on fire" || api.ExitCode(err) != api.ExitFailed {
+		t.Fatalf("error %v", err)
+	}
+}
+
+func TestUnreachable(t *testing.T) {
+	c := api.NewClient(filepath.Join(t.TempDir(), "none"))
+	_, err := c.Volumes(t.Context())
+	if api.ExitCode(err) != api.ExitUnreachable || !strings.Contains(err.Error(), "systemctl status lunard") {
+		t.Fatalf("error %v", err)
+	}
+}
+
+func TestLogFiltersAndFollows(t *testing.T) {
+	c, _, _ := serve(t)
+	var got []string
+	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)
+	defer cancel()
+	err := c.Log(ctx, "A", true, func(e api.Event) error {
+		if got = append(got, e.Text); len(got) == 2 {
+			cancel()
+		}
+		return nil
+	})
+	if !errors.Is(err, context.Canceled) || !reflect.DeepEqual(got, []string{"A", "A"}) {
+		t.Fatalf("got %v, %v", got, err)
+	}
+}
+
+func TestBadRequests(t *testing.T) {
+	_, f, s := serve(t)
+	tests := []struct{ method, path, body string }{
+		{"POST", "/v1/volumes", `{"device": 3}`},
+		{"POST", "/v1/volumes", `{"device": "/d", "colour": "red"}`},
+		{"POST", "/v1/volumes", `{"device": "/d"} {}`},
+		{"POST", "/v1/volumes", ``},
+		{"POST", "/v1/volumes", `{"device": "` + strings.Repeat("x", api.MaxBody) + `"}`},
+		{"DELETE", "/v1/images/A/b?force=perhaps", ``},
+		{"DELETE", "/v1/targets/t/luns/70000", ``},
+		{"GET", "/v2/volumes", ``},
+		{"PUT", "/v1/volumes", ``},
+	}
+	for _, tt := range tests {
+		w := httptest.NewRecorder()
+		s.Handler().ServeHTTP(w, httptest.NewRequest(tt.method, tt.path, strings.NewReader(tt.body)))
+		if w.Code != http.StatusBadRequest || !strings.Contains(w.Body.String(), `"code":"invalid"`) {
+			t.Errorf("%s %s: %d %s", tt.method, tt.path, w.Code, w.Body)
+		}
+	}
+	if len(f.calls) != 0 {
+		t.Errorf("calls %q", f.calls)
+	}
+}
+
+func TestMetrics(t *testing.T) {
+	c, _, s := serve(t)
+	if _, err := c.Volumes(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	ts := httptest.NewServer(s.Metrics())
+	defer ts.Close()
+	resp, err := http.Get(ts.URL + "/metrics")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer resp.Body.Close()
+	data, err := io.ReadAll(resp.Body)
+	if err != nil {
+		t.Fatal(err)
+	}
+	http.DefaultClient.CloseIdleConnections()
+	for _, line := range []string{
+		`lunar_volume_ios_total{operation="read",path="direct",volume="Volume1"} 5`,
+		`lunar_volume_io_bytes_total{operation="read",path="direct",volume="Volume1"} 20480`,
+		`lunar_volume_state{state="Direct",volume="Volume1"} 1`,
+		`lunar_volume_state{state="Paused",volume="Volume1"} 0`,
+		`lunar_iscsi_sessions 3`,
+		`lunar_api_call_duration_seconds_count{call="GET /v1/volumes",status="200"} 1`,
+		`lunar_build_info{`,
+	} {
+		if !strings.Contains(string(data), line) {
+			t.Errorf("no %s", line)
+		}
+	}
+}
+
+func FuzzDecode(f *testing.F) {
+	f.Add(`{"device":"/dev/sdb","name":"V","format":"xfs"}`)
+	f.Add(`{"device":null}x`)
+	s, err := New(Options{Volumes: &fake{}, Images: &fake{}, Targets: &fake{}, Sessions: &fake{}, Events: &fake{},
+		Stats: stats, Log: slog.New(slog.DiscardHandler)})
+	if err != nil {
+		f.Fatal(err)
+	}
+	f.Fuzz(func(t *testing.T, body string) {
+		w := httptest.NewRecorder()
+		s.Handler().ServeHTTP(w, httptest.NewRequest("POST", "/v1/volumes", strings.NewReader(body)))
+		if w.Code != http.StatusOK && w.Code != http.StatusBadRequest {
+			t.Fatalf("%q: %d", body, w.Code)
+		}
+	})
+}
