@@ -52,7 +52,7 @@ func (r *Ring) cancelInKernel(op *Op) {
 	if op.fault.ignoresCancel() {
 		op.asked = true
 	} else {
-		op.asked = r.cancelSlot(op.slot)
+		op.asked = r.cancelTag(r.tag(op.slot))
 	}
 	if op.asked {
 		r.expireAt(op, r.now+r.opts.Grace)

@@ -63,6 +63,13 @@ var kinds = map[syscall.Errno]error{
 	unix.EINVAL:    ErrInvalid,
 }
 
+// errnos gives the errno of the sentinels that Submit refuses an operation with.
+var errnos = map[error]syscall.Errno{
+	ErrInvalid:   unix.EINVAL,
+	ErrClosed:    unix.EBADF,
+	ErrQueueFull: unix.EAGAIN,
+}
+
 func kindOf(e syscall.Errno) error {
 	if k := kinds[e]; k != nil {
 		return k

@@ -92,14 +92,14 @@ func (r *Ring) armTick() {
 	e.Tag(uint64(tagTick))
 }
 
-// cancelSlot asks the kernel to cancel a slot's request; false while too many such requests are under way.
-func (r *Ring) cancelSlot(i uint32) bool {
+// cancelTag asks the kernel to cancel a request; false while too many such requests are under way.
+func (r *Ring) cancelTag(tag uint64) bool {
 	if r.cancels == maxCancels {
 		return false
 	}
 	r.cancels++
 	e := r.sqe()
-	e.Cancel(r.tag(i))
+	e.Cancel(tag)
 	e.Tag(uint64(tagCancel))
 	return true
 }

@@ -226,10 +226,10 @@ func (s *Socket) Close(closed func()) {
 		s.closing = true
 		_ = unix.Shutdown(int(s.fd), unix.SHUT_RDWR)
 		if s.rx.busy {
-			s.ring.cancelSlot(s.rx.slot)
+			s.ring.cancelTag(s.ring.tag(s.rx.slot))
 		}
 		if s.tx.busy {
-			s.ring.cancelSlot(s.tx.slot)
+			s.ring.cancelTag(s.ring.tag(s.tx.slot))
 		}
 		s.ring.later = append(s.ring.later, s.settle)
 	}

@@ -65,8 +65,8 @@ func (l *opList) removeIf(cond func(*Op) bool) (out opList) {
 func (r *Ring) Submit(op *Op) {
 	op.N, op.Err, op.Held, op.tries, op.why, op.asked = 0, nil, false, 0, 0, false
 	op.skipCmd = false
-	if err, errno := r.refusal(op); err != nil {
-		r.finish(op, err, errno)
+	if kind := r.refusal(op); kind != nil {
+		r.finish(op, kind, errnos[kind])
 		return
 	}
 	if op.File != nil {
@@ -86,16 +86,16 @@ func (r *Ring) Submit(op *Op) {
 }
 
 // refusal tells why op cannot be taken.
-func (r *Ring) refusal(op *Op) (error, syscall.Errno) {
+func (r *Ring) refusal(op *Op) error {
 	switch {
 	case op.Code >= numCodes || !codes[op.Code].check(op):
-		return ErrInvalid, unix.EINVAL
+		return ErrInvalid
 	case r.closing || op.File != nil && op.File.closing.Load():
-		return ErrClosed, unix.EBADF
+		return ErrClosed
 	case r.queue.n >= r.opts.Queue:
-		return ErrQueueFull, unix.EAGAIN
+		return ErrQueueFull
 	}
-	return nil, 0
+	return nil
 }
 
 // start issues what is left of op.
@@ -110,7 +110,7 @@ func (r *Ring) start(op *Op) {
 	e := r.sqe()
 	codes[op.Code].prep(r, op, e)
 	if op.fault != nil {
-		op.fault.alter(op, e)
+		op.fault.alter(r, op, e)
 	}
 	e.Tag(r.tag(op.slot))
 }
@@ -147,7 +147,7 @@ func (r *Ring) letFile(f *File) {
 // done gives op back to its owner.
 func (r *Ring) done(op *Op) {
 	op.state = idle
-	op.next = nil
+	op.next, op.fault = nil, nil
 	if op.Done != nil {
 		op.Done(op)
 	}

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"crypto/rand"
 	"errors"
 	"fmt"
 	"os"
@@ -80,8 +81,12 @@ func memoryFile(size int64) (*os.File, error) {
 		return nil, err
 	}
 	_ = os.Remove(f.Name())
-	if err := unix.Fallocate(int(f.Fd()), 0, 0, size); err != nil {
-		return nil, errors.Join(fmt.Errorf("%d bytes in %s: %w", size, memoryDir, err), f.Close())
+	noise := make([]byte, 1<<20)
+	_, _ = rand.Read(noise)
+	for at := int64(0); at < size; at += int64(len(noise)) { // written, so no peer meets a first write
+		if _, err := f.WriteAt(noise, at); err != nil {
+			return nil, errors.Join(fmt.Errorf("%d bytes in %s: %w", size, memoryDir, err), f.Close())
+		}
 	}
 	return f, nil
 }

@@ -63,14 +63,20 @@ func (e *engine) run(w workload, d time.Duration) (result, error) {
 		op := &l.ops[i]
 		op.Code, op.File, op.Buf = code, e.file, e.eng.Pool().Get(w.block)
 		op.Done = func(*uring.Op) { l.done(op) }
-		defer e.eng.Pool().Put(op.Buf)
 	}
+	defer l.putBuffers(e.eng.Pool())
 	cpu := cpuTime()
 	if err := l.ring.Post(l.start); err != nil {
 		return result{}, err
 	}
 	<-l.ended
 	return summary(&l.hist, l.epoch, cpu), l.err
+}
+
+func (l *load) putBuffers(p *uring.Pool) {
+	for i := range l.ops {
+		p.Put(l.ops[i].Buf)
+	}
 }
 
 func (l *load) start() {

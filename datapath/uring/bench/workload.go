@@ -82,7 +82,7 @@ func (l *latencies) add(d time.Duration) {
 }
 
 func (l *latencies) merge(o *latencies) {
-	for i, c := range o.count {
+	for i, c := range &o.count {
 		l.count[i] += c
 	}
 	l.n += o.n
@@ -91,7 +91,7 @@ func (l *latencies) merge(o *latencies) {
 // median is the middle of the step that holds it.
 func (l *latencies) median() time.Duration {
 	var sum uint64
-	for i, c := range l.count {
+	for i, c := range &l.count {
 		if sum += c; sum*2 >= l.n && c > 0 {
 			exp := i >> 4
 			return time.Duration(uint64(16+i&15)<<exp + uint64(1)<<exp/2)
