@@ -9,23 +9,23 @@ import (
 )
 
 // Version asks a node for its version.
-func (c *Client) Version(ctx context.Context) (v Version, err error) {
-	return v, c.do(ctx, http.MethodGet, "/v1/version", nil, &v)
+func (c *Client) Version(ctx context.Context) (Version, error) {
+	return call[Version](ctx, c, http.MethodGet, "/v1/version", nil)
 }
 
 // Volumes lists the volumes, ordered by name.
-func (c *Client) Volumes(ctx context.Context) (v []Volume, err error) {
-	return v, c.do(ctx, http.MethodGet, "/v1/volumes", nil, &v)
+func (c *Client) Volumes(ctx context.Context) ([]Volume, error) {
+	return call[[]Volume](ctx, c, http.MethodGet, "/v1/volumes", nil)
 }
 
 // AddVolume makes a device a volume and brings it on line.
-func (c *Client) AddVolume(ctx context.Context, r AddVolume) (v Volume, err error) {
-	return v, c.do(ctx, http.MethodPost, "/v1/volumes", r, &v)
+func (c *Client) AddVolume(ctx context.Context, r AddVolume) (Volume, error) {
+	return call[Volume](ctx, c, http.MethodPost, "/v1/volumes", r)
 }
 
 // Volume shows one volume.
-func (c *Client) Volume(ctx context.Context, name string) (v VolumeDetail, err error) {
-	return v, c.do(ctx, http.MethodGet, volumePath(name), nil, &v)
+func (c *Client) Volume(ctx context.Context, name string) (VolumeDetail, error) {
+	return call[VolumeDetail](ctx, c, http.MethodGet, volumePath(name), nil)
 }
 
 // RenameVolume gives a volume another name; exports follow.
@@ -44,46 +44,55 @@ func (c *Client) EjectVolume(ctx context.Context, name string) error {
 }
 
 // Images lists the images of one volume, or of all with an empty name.
-func (c *Client) Images(ctx context.Context, volume string) (v []Image, err error) {
-	return v, c.do(ctx, http.MethodGet, "/v1/images?volume="+url.QueryEscape(volume), nil, &v)
+func (c *Client) Images(ctx context.Context, volume string) ([]Image, error) {
+	return call[[]Image](ctx, c, http.MethodGet, "/v1/images?volume="+url.QueryEscape(volume), nil)
 }
 
 // CreateImage makes or clones an image.
-func (c *Client) CreateImage(ctx context.Context, r CreateImage) (v Image, err error) {
-	return v, c.do(ctx, http.MethodPost, "/v1/images", r, &v)
+func (c *Client) CreateImage(ctx context.Context, r CreateImage) (Image, error) {
+	return call[Image](ctx, c, http.MethodPost, "/v1/images", r)
 }
 
 // Image shows the image VOLUME/PATH.
-func (c *Client) Image(ctx context.Context, name string) (v Image, err error) {
-	return v, c.image(ctx, http.MethodGet, name, "", nil, &v)
+func (c *Client) Image(ctx context.Context, name string) (Image, error) {
+	path, err := imagePath(name)
+	if err != nil {
+		return Image{}, err
+	}
+	return call[Image](ctx, c, http.MethodGet, path, nil)
 }
 
 // ChangeImage resizes or renames an image.
-func (c *Client) ChangeImage(ctx context.Context, name string, r ChangeImage) (v Image, err error) {
-	return v, c.image(ctx, http.MethodPatch, name, "", r, &v)
+func (c *Client) ChangeImage(ctx context.Context, name string, r ChangeImage) (Image, error) {
+	path, err := imagePath(name)
+	if err != nil {
+		return Image{}, err
+	}
+	return call[Image](ctx, c, http.MethodPatch, path, r)
 }
 
 // DeleteImage removes an image; force is needed when it holds data.
 func (c *Client) DeleteImage(ctx context.Context, name string, force bool) error {
-	return c.image(ctx, http.MethodDelete, name, fmt.Sprintf("?force=%t", force), nil, nil)
-}
-
-func (c *Client) image(ctx context.Context, method, name, query string, in, out any) error {
-	volume, path, err := SplitImage(name)
+	path, err := imagePath(name)
 	if err != nil {
 		return err
 	}
-	return c.do(ctx, method, "/v1/images/"+url.PathEscape(volume)+"/"+url.PathEscape(path)+query, in, out)
+	return c.do(ctx, http.MethodDelete, path+fmt.Sprintf("?force=%t", force), nil, nil)
+}
+
+func imagePath(name string) (string, error) {
+	volume, path, err := SplitImage(name)
+	return "/v1/images/" + url.PathEscape(volume) + "/" + url.PathEscape(path), err
 }
 
 // Targets lists the targets, ordered by name.
-func (c *Client) Targets(ctx context.Context) (v []Target, err error) {
-	return v, c.do(ctx, http.MethodGet, "/v1/targets", nil, &v)
+func (c *Client) Targets(ctx context.Context) ([]Target, error) {
+	return call[[]Target](ctx, c, http.MethodGet, "/v1/targets", nil)
 }
 
 // CreateTarget makes a target and offers it on every portal.
-func (c *Client) CreateTarget(ctx context.Context, name string) (v Target, err error) {
-	return v, c.do(ctx, http.MethodPost, "/v1/targets", CreateTarget{name}, &v)
+func (c *Client) CreateTarget(ctx context.Context, name string) (Target, error) {
+	return call[Target](ctx, c, http.MethodPost, "/v1/targets", CreateTarget{name})
 }
 
 // DeleteTarget removes a target; force is needed while sessions or LUNs are there.
@@ -92,8 +101,8 @@ func (c *Client) DeleteTarget(ctx context.Context, name string, force bool) erro
 }
 
 // Map exports an image in a target.
-func (c *Client) Map(ctx context.Context, target string, r Map) (v LUN, err error) {
-	return v, c.do(ctx, http.MethodPost, targetPath(target)+"/luns", r, &v)
+func (c *Client) Map(ctx context.Context, target string, r Map) (LUN, error) {
+	return call[LUN](ctx, c, http.MethodPost, targetPath(target)+"/luns", r)
 }
 
 // Unmap takes a LUN out of a target.
@@ -117,8 +126,8 @@ func (c *Client) SetCHAP(ctx context.Context, target string, r SetCHAP) error {
 }
 
 // Sessions lists the iSCSI sessions of this node.
-func (c *Client) Sessions(ctx context.Context) (v []Session, err error) {
-	return v, c.do(ctx, http.MethodGet, "/v1/sessions", nil, &v)
+func (c *Client) Sessions(ctx context.Context) ([]Session, error) {
+	return call[[]Session](ctx, c, http.MethodGet, "/v1/sessions", nil)
 }
 
 // Log calls fn with each event, oldest first, of one volume or of all with an empty name; with

@@ -41,48 +41,47 @@ func (c *Client) Close() { c.http.CloseIdleConnections() }
 
 // do sends in as JSON, unless it is nil, and decodes the answer into out, unless that is nil.
 func (c *Client) do(ctx context.Context, method, path string, in, out any) error {
-	resp, err := c.send(ctx, method, path, in)
-	if err != nil {
-		return err
-	}
-	defer closeBody(resp.Body)
-	if out == nil {
+	return c.exchange(ctx, method, path, in, func(body io.Reader) error {
+		if out == nil {
+			return nil
+		}
+		if err := json.NewDecoder(body).Decode(out); err != nil {
+			return Errorf(Failed, "the node's answer cannot be read: %v", err).WithHint("check that lunarctl and lunard are of one version")
+		}
 		return nil
-	}
-	if err := json.NewDecoder(resp.Body).Decode(out); err != nil {
-		return Errorf(Failed, "the node's answer cannot be read: %v", err).WithHint("check that lunarctl and lunard are of one version")
-	}
-	return nil
+	})
 }
 
-// send returns a response with a good status; the caller closes its body.
-func (c *Client) send(ctx context.Context, method, path string, in any) (*http.Response, error) {
+// call is do with a typed answer.
+func call[Out any](ctx context.Context, c *Client, method, path string, in any) (Out, error) {
+	var out Out
+	err := c.do(ctx, method, path, in, &out)
+	return out, err
+}
+
+// exchange makes one request and has use read the body of an answer that is no refusal.
+func (c *Client) exchange(ctx context.Context, method, path string, in any, use func(io.Reader) error) error {
 	var body io.Reader
 	if in != nil {
 		data, err := json.Marshal(in)
 		if err != nil {
-			return nil, fmt.Errorf("api: encode request: %w", err)
+			return fmt.Errorf("api: encode request: %w", err)
 		}
 		body = bytes.NewReader(data)
 	}
 	req, err := http.NewRequestWithContext(ctx, method, "http://lunard"+path, body)
 	if err != nil {
-		return nil, fmt.Errorf("api: %w", err)
+		return fmt.Errorf("api: %w", err)
 	}
 	resp, err := c.http.Do(req)
 	if err != nil {
-		return nil, c.unreachable(ctx, err)
+		return c.unreachable(ctx, err)
 	}
-	if resp.StatusCode < 300 {
-		return resp, nil
+	defer func() { _ = resp.Body.Close() }()
+	if resp.StatusCode >= 300 {
+		return refusal(resp)
 	}
-	defer closeBody(resp.Body)
-	return nil, refusal(resp)
-}
-
-func closeBody(body io.ReadCloser) {
-	_, _ = io.Copy(io.Discard, io.LimitReader(body, MaxBody))
-	_ = body.Close()
+	return use(resp.Body)
 }
 
 func (c *Client) unreachable(ctx context.Context, err error) error {
@@ -107,20 +106,17 @@ func refusal(resp *http.Response) error {
 
 // stream calls fn with each JSON line of the answer.
 func (c *Client) stream(ctx context.Context, path string, fn func([]byte) error) error {
-	resp, err := c.send(ctx, http.MethodGet, path, nil)
-	if err != nil {
-		return err
-	}
-	defer func() { _ = resp.Body.Close() }()
-	lines := bufio.NewScanner(resp.Body)
-	lines.Buffer(nil, MaxBody)
-	for lines.Scan() {
-		if err := fn(lines.Bytes()); err != nil {
-			return err
+	return c.exchange(ctx, http.MethodGet, path, nil, func(body io.Reader) error {
+		lines := bufio.NewScanner(body)
+		lines.Buffer(nil, MaxBody)
+		for lines.Scan() {
+			if err := fn(lines.Bytes()); err != nil {
+				return err
+			}
 		}
-	}
-	if err := lines.Err(); err != nil {
-		return c.unreachable(ctx, err)
-	}
-	return nil
+		if err := lines.Err(); err != nil {
+			return c.unreachable(ctx, err)
+		}
+		return nil
+	})
 }

@@ -58,20 +58,19 @@ type SetCHAP struct {
 
 // Session is an iSCSI session.
 type Session struct {
-	Initiator   string    `json:"initiator"`
-	Target      string    `json:"target"` // empty: a discovery session
-	Address     string    `json:"address"`
-	Portal      string    `json:"portal"`
-	ISID        string    `json:"isid"`
-	TSIH        uint16    `json:"tsih"`
-	Lane        int       `json:"lane"`
-	Since       time.Time `json:"since"`
-	Commands    uint64    `json:"commands"`
-	Reads       uint64    `json:"reads"`
-	Writes      uint64    `json:"writes"`
-	BytesIn     uint64    `json:"bytesIn"`  // initiator to target
-	BytesOut    uint64    `json:"bytesOut"` // target to initiator
-	Outstanding int       `json:"outstanding"`
+	Initiator string    `json:"initiator"`
+	Alias     string    `json:"alias,omitempty"`
+	Target    string    `json:"target,omitempty"` // empty: a discovery session
+	Remote    string    `json:"remote"`           // host:port
+	Local     string    `json:"local"`
+	ISID      string    `json:"isid"` // 12 hex digits
+	TSIH      uint16    `json:"tsih"`
+	Lane      int       `json:"lane"`
+	InFlight  int       `json:"inFlight"`
+	Commands  uint64    `json:"commands"` // since Since
+	Read      uint64    `json:"read"`     // bytes
+	Written   uint64    `json:"written"`  // bytes
+	Since     time.Time `json:"since"`
 }
 
 // Event is one line of the log.

@@ -1,7 +1,7 @@
 package server
 
 import (
-	"context"
+	"io"
 	"net/http"
 	"strconv"
 
@@ -158,22 +158,24 @@ func (s *Server) streamLog(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	volume := r.FormValue("volume")
 	w.Header().Set("Content-Type", "application/x-ndjson")
-	return s.o.Events.Events(r.Context(), follow, func(e api.Event) error {
-		if volume != "" && e.Volume != volume {
-			return nil
-		}
-		return sendLine(r.Context(), w, e)
-	})
+	lines := lineWriter{w: w, flush: http.NewResponseController(w).Flush, volume: r.FormValue("volume")}
+	return s.o.Events.Events(r.Context(), follow, lines.send)
 }
 
-func sendLine(ctx context.Context, w http.ResponseWriter, v any) error {
-	if err := encode(w, v); err != nil {
+// lineWriter sends the events of one volume, or of all.
+type lineWriter struct {
+	w      io.Writer
+	flush  func() error
+	volume string // empty: all
+}
+
+func (l *lineWriter) send(e api.Event) error {
+	if l.volume != "" && e.Volume != l.volume {
+		return nil
+	}
+	if err := encode(l.w, e); err != nil {
 		return err
 	}
-	if err := http.NewResponseController(w).Flush(); err != nil {
-		return err
-	}
-	return ctx.Err()
+	return l.flush()
 }

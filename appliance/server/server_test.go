@@ -289,7 +289,7 @@ func FuzzDecode(f *testing.F) {
 	}
 	f.Fuzz(func(t *testing.T, body string) {
 		w := httptest.NewRecorder()
-		s.Handler().ServeHTTP(w, httptest.NewRequest("POST", "/v1/volumes", strings.NewReader(body)))
+		s.Handler().ServeHTTP(w, httptest.NewRequest(http.MethodPost, "/v1/volumes", strings.NewReader(body)))
 		if w.Code != http.StatusOK && w.Code != http.StatusBadRequest {
 			t.Fatalf("%q: %d", body, w.Code)
 		}
