@@ -55,15 +55,15 @@ func judge(output string, exit error) Outcome {
 	return Outcome{Verdict: Passed}
 }
 
-// why leaves out what comes before the test's heading: the client clears old reservations there,
-// and says FAILED of a target that knows none.
+// why is the first assertion that failed, then the last message, since earlier ones may come from
+// the clearing of old reservations.
 func why(output string) string {
-	_, output, _ = strings.Cut(output, "\n  Test: ")
 	var reasons []string
-	for _, pattern := range []*regexp.Regexp{failedLine, assertLine} {
-		if m := pattern.FindStringSubmatch(output); m != nil {
-			reasons = append(reasons, strings.TrimSpace(m[1]))
-		}
+	if m := assertLine.FindStringSubmatch(output); m != nil {
+		reasons = append(reasons, strings.TrimSpace(m[1]))
+	}
+	if all := failedLine.FindAllStringSubmatch(output, -1); all != nil {
+		reasons = append(reasons, strings.TrimSpace(all[len(all)-1][1]))
 	}
 	return strings.Join(reasons, "; ")
 }

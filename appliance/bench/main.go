@@ -1,0 +1,139 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"os"
+	"os/signal"
+	"slices"
+	"strconv"
+	"strings"
+	"syscall"
+
+	"lunar/appliance/e2e/lab"
+)
+
+type options struct {
+	bin, source, dir string
+	targets          []string
+	connections      []int
+	rounds           int
+	seconds          float64
+}
+
+func main() {
+	o, err := parse(os.Args[1:])
+	if err != nil {
+		fmt.Fprintln(os.Stderr, "bench:", err)
+		os.Exit(2)
+	}
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	err = bench(ctx, o)
+	stop()
+	if err != nil {
+		fmt.Fprintln(os.Stderr, "bench:", err)
+		os.Exit(1)
+	}
+}
+
+func parse(args []string) (options, error) {
+	var o options
+	var connections, targets string
+	flags := flag.NewFlagSet("bench", flag.ExitOnError)
+	flags.StringVar(&o.bin, "bin", "build/bin", "`folder` of lunard, lunarctl and gotgt")
+	flags.StringVar(&o.source, "client", "appliance/bench/client/client.c", "`path` of the client's source")
+	flags.StringVar(&o.dir, "dir", os.TempDir(), "`folder` for the disks, 3 GiB each")
+	flags.StringVar(&targets, "targets", "lunard,tgtd-aio,tgtd-rdwr,gotgt", "comma-separated `names`")
+	flags.StringVar(&connections, "connections", "1,8", "comma-separated `numbers`")
+	flags.IntVar(&o.rounds, "rounds", 3, "`number` of rounds")
+	flags.Float64Var(&o.seconds, "seconds", 2, "`length` of each run")
+	_ = flags.Parse(args) // exits by itself
+	o.targets = strings.Split(targets, ",")
+	for text := range strings.SplitSeq(connections, ",") {
+		n, err := strconv.Atoi(text)
+		if err != nil || n < 1 {
+			return o, fmt.Errorf("-connections: %q is not a positive number", text)
+		}
+		o.connections = append(o.connections, n)
+	}
+	if o.rounds < 1 || o.seconds <= 0 {
+		return o, errors.New("-rounds and -seconds must be positive")
+	}
+	return o, nil
+}
+
+func bench(ctx context.Context, o options) (err error) {
+	dir, err := os.MkdirTemp(o.dir, "lunar-bench")
+	if err != nil {
+		return err
+	}
+	defer os.RemoveAll(dir) //nolint:errcheck // a temporary folder
+	l, err := lab.Open(dir, o.bin)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, l.Close()) }()
+	client := l.Path("client")
+	if err := buildClient(ctx, o.source, client); err != nil {
+		return err
+	}
+	f := field{lab: l}
+	if err := f.start(ctx, o.targets); err != nil {
+		return err
+	}
+	if err := fill(ctx, client, f.targets); err != nil {
+		return err
+	}
+	order := loads(o.connections)
+	results, err := rounds(ctx, o, client, f.targets, order)
+	if err != nil {
+		return err
+	}
+	results.print(os.Stdout, order, o.targets)
+	if slices.Contains(o.targets, ours) {
+		fmt.Println()
+		results.printRatios(os.Stdout, order, without(o.targets, ours))
+	}
+	return nil
+}
+
+// fill writes each LUN once, so that reads reach the disk and writes find their blocks allocated.
+func fill(ctx context.Context, client string, targets []Target) error {
+	load := Load{Write: true, Block: 1 << 20, Depth: 8, Connections: 1}
+	for _, t := range targets {
+		if _, err := measure(ctx, client, t.Export, load, 0); err != nil {
+			return fmt.Errorf("fill %s: %w", t.Name, err)
+		}
+	}
+	return nil
+}
+
+// rounds runs every load on every target in turn, so that the machine's moods hit all of them.
+func rounds(ctx context.Context, o options, client string, targets []Target, order []Load) (Results, error) {
+	samples := map[Load]map[string][]Sample{}
+	for round := range o.rounds {
+		for i, load := range order {
+			if samples[load] == nil {
+				samples[load] = map[string][]Sample{}
+			}
+			fmt.Fprintf(os.Stderr, "round %d of %d, load %d of %d: %s\n", round+1, o.rounds, i+1, len(order), load)
+			for _, t := range targets {
+				s, err := measure(ctx, client, t.Export, load, o.seconds)
+				if err != nil {
+					return nil, fmt.Errorf("%s, %s: %w", t.Name, load, err)
+				}
+				samples[load][t.Name] = append(samples[load][t.Name], s)
+			}
+		}
+	}
+	results := Results{}
+	for load, byTarget := range samples {
+		results[load] = map[string]Sample{}
+		for name, list := range byTarget {
+			results[load][name] = medians(list)
+		}
+	}
+	return results, nil
+}

@@ -1,0 +1,93 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+
+	"lunar/appliance/e2e/lab"
+)
+
+const (
+	deviceSize = 3 << 30
+	imageSize  = 1 << 30
+	iqn        = "iqn.2026-01.lunar.test:bench"
+)
+
+// Target is one contestant.
+type Target struct {
+	Name   string
+	Export *lab.Export
+}
+
+// ours is the contestant whom the ratios are about.
+const ours = "lunard"
+
+// field starts the contestants that were asked for.
+type field struct {
+	lab     *lab.Lab
+	targets []Target
+}
+
+func (f *field) start(ctx context.Context, names []string) error {
+	for _, name := range names {
+		export, err := f.one(ctx, name)
+		if err != nil {
+			return fmt.Errorf("%s: %w", name, err)
+		}
+		f.targets = append(f.targets, Target{name, export})
+	}
+	return nil
+}
+
+func (f *field) one(ctx context.Context, name string) (*lab.Export, error) {
+	device, err := f.lab.Loop(name+".disk", deviceSize)
+	if err != nil {
+		return nil, err
+	}
+	if name == ours {
+		node, err := f.lab.Lunard(ctx, 1, "")
+		if err != nil {
+			return nil, err
+		}
+		return node.ServeImage(ctx, device.Path, fmt.Sprint(imageSize), iqn)
+	}
+	path, err := f.fileOn(ctx, device, name)
+	if err != nil {
+		return nil, err
+	}
+	switch name {
+	case "tgtd-aio":
+		return f.lab.Tgtd(ctx, lab.TgtdAIO, path)
+	case "tgtd-rdwr":
+		return f.lab.Tgtd(ctx, lab.TgtdRdwr, path)
+	case "gotgt":
+		return f.lab.Gotgt(filepath.Join(f.lab.Bin, "gotgt"), path)
+	}
+	return nil, errors.New("unknown target: use lunard, tgtd-aio, tgtd-rdwr, gotgt")
+}
+
+// fileOn makes an XFS with one file, as lunard has it.
+func (f *field) fileOn(ctx context.Context, device *lab.Loop, name string) (string, error) {
+	mount, err := f.lab.MountXFS(ctx, device, name)
+	if err != nil {
+		return "", err
+	}
+	path := filepath.Join(mount, "disk.img")
+	if err := os.WriteFile(path, nil, 0o600); err != nil {
+		return "", err
+	}
+	return path, os.Truncate(path, imageSize)
+}
+
+// buildClient compiles client/client.c.
+func buildClient(ctx context.Context, source, program string) error {
+	cc := exec.CommandContext(ctx, "gcc", "-std=gnu11", "-O2", "-Wall", "-Wextra", "-Werror", "-o", program, source, "-liscsi")
+	if out, err := cc.CombinedOutput(); err != nil {
+		return fmt.Errorf("compile the client: %w\n%s", err, out)
+	}
+	return nil
+}
