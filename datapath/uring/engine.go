@@ -18,6 +18,9 @@ type Engine struct {
 	rings []*Ring
 	files indexes
 	help  helper
+
+	closing  sync.Once
+	closeErr error
 }
 
 // Open starts an engine. Close ends it.
@@ -68,8 +71,14 @@ func (e *Engine) each(fn func(*Ring) error) error {
 
 // Close refuses new work, lets what was submitted finish, closes the sockets that are still
 // attached, and stops the threads. When ctx ends first it cancels what is left; what cannot be
-// cancelled is abandoned after Options.Grace, its buffers kept from reuse, and an error says so.
+// cancelled is abandoned after Options.Grace, its buffers kept from reuse, and an error says so. The pool's buffers
+// are gone afterwards. A second call returns what the first did. Not for callbacks.
 func (e *Engine) Close(ctx context.Context) error {
+	e.closing.Do(func() { e.closeErr = e.close(ctx) })
+	return e.closeErr
+}
+
+func (e *Engine) close(ctx context.Context) error {
 	for _, r := range e.rings {
 		r.beginClose()
 	}

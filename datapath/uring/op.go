@@ -154,7 +154,7 @@ func prepWriteZeroes(_ *Ring, op *Op, e *sys.SQE) {
 // fail sets the operation's error.
 func (op *Op) fail(kind error, errno syscall.Errno) {
 	length := op.Length
-	if codes[op.Code].transfer {
+	if len(op.Buf) > 0 {
 		length = int64(len(op.Buf))
 	}
 	op.Err = &OpError{Code: op.Code, Offset: op.Offset, Length: length, Errno: errno, Kind: kind}

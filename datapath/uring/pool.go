@@ -76,8 +76,16 @@ func newPool(size int64) (*Pool, error) {
 	return p, nil
 }
 
-// close unmaps the pool, unless the kernel may still write into it.
+// close makes Get return nil and unmaps the pool, unless the kernel may still write into it.
 func (p *Pool) close() error {
+	for c := range p.class {
+		p.class[c].mu.Lock()
+		p.class[c].partial = nil
+		p.class[c].mu.Unlock()
+	}
+	p.mu.Lock()
+	p.idle = nil
+	p.mu.Unlock()
 	if p.held.count.Load() != 0 {
 		return nil
 	}
