@@ -23,6 +23,9 @@ type Command struct {
 	Lane  int
 	Tag   uint32 // initiator task tag, for task management and logs
 	Attr  TaskAttribute
+	// Expected is the expected data transfer length (EDTL) of the command PDU, which WRITE SAME and
+	// COMPARE AND WRITE check; the transport sets it before Decode.
+	Expected int
 
 	// Set by Target.Decode. Length is at most MaxData; a command that asks for more than the
 	// device server takes has Length 0 and is refused by Execute. Before Done the device server

@@ -109,7 +109,7 @@ func newTable(groups ...[]row) *table {
 }
 
 func (t *table) add(r *row) {
-	if r.usage[0] != r.opcode || r.run == nil || t.lookup(r.opcode, r.action) != nil {
+	if len(r.usage) != cdbLength(r.opcode) || r.usage[0] != r.opcode || r.run == nil || t.lookup(r.opcode, r.action) != nil {
 		panic(fmt.Sprintf("scsi: bad row %s in the opcode table", r.name))
 	}
 	var mask [16]byte

@@ -42,6 +42,7 @@ var (
 	senseParameterNotKnown   = sense{key: illegalRequest, code: 0x2601}
 	senseParameterValue      = sense{key: illegalRequest, code: 0x2602}
 	senseInvalidRelease      = sense{key: illegalRequest, code: 0x2604}
+	senseInformationUnit     = sense{key: illegalRequest, code: 0x0E03}
 	senseParameterLength     = sense{key: illegalRequest, code: 0x1A00}
 	senseLBAOutOfRange       = sense{key: illegalRequest, code: 0x2100}
 	senseUnitNotSupported    = sense{key: illegalRequest, code: 0x2500}

@@ -58,7 +58,7 @@ func (c *Command) begin(t *Target) {
 	c.state, c.oversize, c.aborted, c.silent = taskIdle, false, false, false
 	c.waiters, c.then, c.step = nil, nil, nil
 	c.stepping, c.stepped, c.stepErr = false, false, nil
-	c.offset, c.left, c.cursor, c.retries, c.private = 0, 0, 0, 0, nil
+	c.offset, c.left, c.cursor, c.retries, c.chunk, c.private = 0, 0, 0, 0, 0, nil
 	c.Count, c.Status, c.Sense = 0, Good, nil
 }
 

@@ -6,12 +6,8 @@ import (
 	"sync/atomic"
 )
 
-// blockSize is the logical block length in bytes; physicalExponent says that a physical block is
-// 2^3 of them, 4,096 bytes.
-const (
-	blockSize        = 512
-	physicalExponent = 3
-)
+// blockSize is the logical block length in bytes.
+const blockSize = 512
 
 // UnitOptions are the properties of a LogicalUnit.
 type UnitOptions struct {
@@ -29,6 +25,11 @@ type UnitOptions struct {
 	ReadOnly bool
 	// NoWriteCache starts with WCE 0: each write is durable before GOOD. Mode page 08h changes it.
 	NoWriteCache bool
+	// PhysicalBlock is the physical block length told in READ CAPACITY(16), 512 or 4096 bytes;
+	// 0: 4096.
+	PhysicalBlock int
+	// Removable announces a removable medium, which START STOP UNIT loads and ejects.
+	Removable bool
 }
 
 // Validate says what is wrong with the options.
@@ -42,6 +43,8 @@ func (o *UnitOptions) Validate() error {
 		return fmt.Errorf("%w: serial %q is not 1 to 36 printable ASCII characters", ErrBadOption, o.Serial)
 	case len(o.Vendor) > 8 || len(o.Product) > 16 || len(o.Revision) > 4:
 		return fmt.Errorf("%w: vendor, product or revision is longer than 8, 16, 4", ErrBadOption)
+	case o.PhysicalBlock != 0 && o.PhysicalBlock != 512 && o.PhysicalBlock != 4096:
+		return fmt.Errorf("%w: physical block of %d bytes, want 512 or 4096", ErrBadOption, o.PhysicalBlock)
 	case !printable(o.Vendor + o.Product + o.Revision):
 		return fmt.Errorf("%w: vendor, product or revision is not printable ASCII", ErrBadOption)
 	}
@@ -58,6 +61,17 @@ func (o *UnitOptions) setDefaults() {
 	if o.Revision == "" {
 		o.Revision = "1"
 	}
+	if o.PhysicalBlock == 0 {
+		o.PhysicalBlock = 4096
+	}
+}
+
+// physicalExponent is LOGICAL BLOCKS PER PHYSICAL BLOCK EXPONENT.
+func (o *UnitOptions) physicalExponent() byte {
+	if o.PhysicalBlock == 4096 {
+		return 3
+	}
+	return 0
 }
 
 func printable(s string) bool {
@@ -75,11 +89,11 @@ type LogicalUnit struct {
 	backend Backend
 	opts    UnitOptions
 	modes   atomic.Pointer[modeState]
-	power   atomic.Uint32 // powerState
-	prevent atomic.Int32  // I_T nexuses that prevent medium removal
+	power   atomic.Uint32 // powerActive and its like
 
-	mu   sync.Mutex // guards itls, and changes of modes
-	itls map[*itl]struct{}
+	mu         sync.Mutex // guards itls and preventing
+	itls       map[*itl]struct{}
+	preventing map[*itl]struct{} // those which prevent medium removal
 
 	reservations unitReservations
 	thresholds   unitThresholds
@@ -93,7 +107,7 @@ func NewLogicalUnit(b Backend, opts UnitOptions) (*LogicalUnit, error) {
 		return nil, fmt.Errorf("new logical unit: %w", err)
 	}
 	opts.setDefaults()
-	lu := &LogicalUnit{backend: b, opts: opts, itls: map[*itl]struct{}{}}
+	lu := &LogicalUnit{backend: b, opts: opts, itls: map[*itl]struct{}{}, preventing: map[*itl]struct{}{}}
 	lu.modes.Store(defaultModes(&opts))
 	return lu, nil
 }
@@ -114,6 +128,7 @@ func (lu *LogicalUnit) detachNexus(it *itl) {
 	lu.mu.Lock()
 	defer lu.mu.Unlock()
 	delete(lu.itls, it)
+	delete(lu.preventing, it)
 }
 
 // detachMapping forgets the I_T nexuses that used the unit by m.
