@@ -1,0 +1,73 @@
+package protocol
+
+import (
+	"context"
+	"errors"
+
+	"lunar/datapath/layout"
+)
+
+// ErrStale: a message bears an epoch or generation older than what its receiver knows.
+var ErrStale = errors.New("older than the current epoch or generation")
+
+// ImageID names an image's file as long as it exists, whatever it is renamed to.
+type ImageID uint64
+
+// Call says which image an operation is for, and under which coordinator's term it was issued.
+type Call struct {
+	Image ImageID
+	Epoch uint64
+}
+
+// Grant describes a range of an image: from now on the holder may reach the extents as their states
+// allow. It also ends the recall whose number it bears.
+type Grant struct {
+	Call
+	Generation uint64 // grows with every grant of the image
+	Size       int64  // of the image
+	Range      layout.Range
+	Extents    []layout.Extent
+	Ends       uint64 // number of the Recall that this answers, or 0
+	Free       int64  // bytes that the volume has left
+}
+
+// Recall takes a range back before a change. The holder starts no direct I/O there, waits until
+// what is under way has ended, and returns; then it waits for the Grant that ends the recall.
+type Recall struct {
+	Call
+	Number uint64 // grows with every recall of the image
+	Range  layout.Range
+}
+
+// Holder is what the coordinator needs of a node that has an image open.
+type Holder interface {
+	// Recall returns nil when no direct I/O in the range is under way or will be begun. An error,
+	// also ctx's, means that this is not sure: then nothing may be changed.
+	Recall(ctx context.Context, r Recall) error
+	// Publish hands a grant over. It does not block.
+	Publish(g Grant)
+}
+
+// Stat describes an image.
+type Stat struct {
+	Path    string  `json:"path"` // DIR/NAME within the volume
+	ID      ImageID `json:"id"`
+	Size    int64   `json:"size"`     // bytes
+	Used    int64   `json:"used"`     // bytes allocated on the volume
+	ModTime int64   `json:"mod_time"` // seconds since 1970
+	Opens   int     `json:"opens"`    // holders that have it open
+	Extents int     `json:"extents"`  // 0 unless it is open
+}
+
+// Space is how a volume is filled, in bytes.
+type Space struct {
+	Size int64 `json:"size"`
+	Free int64 `json:"free"`
+}
+
+// CreateOptions says how an image is made.
+type CreateOptions struct {
+	Size  int64 // bytes, a multiple of the volume's sector size
+	Thick bool  // reserve all space at once
+	Eager bool  // Thick, and written with zeroes, so that every write is direct from the start
+}

@@ -1,0 +1,95 @@
+package protocol
+
+import (
+	"fmt"
+	"slices"
+
+	"lunar/datapath/layout"
+)
+
+// View is what a holder knows about an image at one moment. It is immutable.
+type View struct {
+	Layout *layout.Layout
+	// Redirected sends all I/O to the coordinator, whatever the layout says.
+	Redirected bool
+	recalled   []recalled
+}
+
+type recalled struct {
+	number uint64
+	layout.Range
+}
+
+// NewView is the view that a first grant, of the whole image, gives.
+func NewView(g Grant) (*View, error) {
+	l, err := layout.New(g.Size, g.Extents)
+	if err != nil {
+		return nil, err
+	}
+	return &View{Layout: l.With(g.Epoch, g.Generation)}, nil
+}
+
+// Granted is v after g. ErrStale means that g is older than v and changes nothing.
+func (v *View) Granted(g Grant) (*View, error) {
+	l := v.Layout
+	if g.Epoch < l.Epoch || g.Epoch == l.Epoch && g.Generation <= l.Generation {
+		return v, fmt.Errorf("grant %d.%d after %d.%d: %w", g.Epoch, g.Generation, l.Epoch, l.Generation, ErrStale)
+	}
+	var err error
+	if g.Size != l.Size() {
+		if l, err = l.Resize(g.Size); err != nil {
+			return v, err
+		}
+	}
+	if l, err = l.Replace(g.Range, g.Extents); err != nil {
+		return v, err
+	}
+	next := *v
+	next.Layout = l.With(g.Epoch, g.Generation)
+	next.recalled = slices.DeleteFunc(slices.Clone(v.recalled), func(r recalled) bool { return r.number == g.Ends })
+	return &next, nil
+}
+
+// Recalled is v after r. Direct I/O under way in the range has to be drained before r is answered.
+func (v *View) Recalled(r Recall) (*View, error) {
+	if r.Epoch < v.Layout.Epoch {
+		return v, fmt.Errorf("recall of epoch %d in %d: %w", r.Epoch, v.Layout.Epoch, ErrStale)
+	}
+	next := *v
+	next.recalled = append(slices.Clone(v.recalled), recalled{r.Number, r.Range})
+	return &next, nil
+}
+
+// Redirect is v with direct I/O forbidden, or allowed again.
+func (v *View) Redirect(on bool) *View {
+	next := *v
+	next.Redirected = on
+	return &next
+}
+
+// Waits tells whether I/O in r has to wait for the grant that ends a recall. It does not allocate.
+func (v *View) Waits(r layout.Range) bool {
+	for i := range v.recalled {
+		if v.recalled[i].Overlaps(r) {
+			return true
+		}
+	}
+	return false
+}
+
+// Recalls is the number of recalls that no grant has ended yet.
+func (v *View) Recalls() int { return len(v.recalled) }
+
+// Direct is the extent at off, and whether I/O there may be direct (or needs none: a Hole's read).
+// It does not allocate.
+func (v *View) Direct(off int64, write bool) (layout.Extent, bool) {
+	e, ok := v.Layout.At(off)
+	switch {
+	case !ok || v.Redirected:
+		return e, false
+	case write:
+		return e, e.State.Writable()
+	default:
+		return e, e.State.Readable() || e.State.Zero()
+	}
+}
