@@ -1,0 +1,45 @@
+package iscsi
+
+import "time"
+
+// Lane is one of the host's I/O threads. A connection lives on one lane: all its callbacks run
+// there, one at a time, and the backends that it calls complete there.
+type Lane interface {
+	// Index is the lane's number, which scsi.Backend's methods take.
+	Index() int
+	// Attach takes a connected stream socket over, the descriptor included. Called on the lane.
+	Attach(fd int) (Socket, error)
+	// Post runs fn on the lane; it may be called from any goroutine. It fails when the lane has closed.
+	Post(fn func()) error
+	// OnBatch runs fn on the lane after each batch of completions, before the thread sleeps:
+	// the place to flush answers together.
+	OnBatch(fn func())
+	// OnTick runs fn on the lane about four times a second: the place for time limits.
+	OnTick(fn func(now time.Time))
+}
+
+// Socket is a connected stream socket on a lane. Its methods are called on the lane; done runs on
+// the lane, never before the method returns.
+type Socket interface {
+	// Recv reads at least one byte into p; one Recv may be under way at a time. n is 0 with a nil
+	// error at the peer's orderly close. p must stay untouched until done.
+	Recv(p []byte, done func(n int, err error))
+	// Send writes all of bufs (at most MaxSendBuffers); one Send may be under way at a time. The
+	// buffers must stay untouched until done.
+	Send(bufs [][]byte, done func(err error))
+	// Close ends both directions. What is under way completes with an error first; then the
+	// descriptor is closed and closed is called.
+	Close(closed func())
+}
+
+// MaxSendBuffers bounds one Send: the kernel takes 1,024 vectors at most (UIO_MAXIOV).
+const MaxSendBuffers = 1024
+
+// Buffers is the host's pool of aligned buffers for command data.
+type Buffers interface {
+	// Get returns a buffer of n bytes, 4,096-aligned, content undefined; nil when the pool has
+	// none left. The caller owns it until Put.
+	Get(n int) []byte
+	// Put takes back a buffer that Get returned.
+	Put(p []byte)
+}
