@@ -133,6 +133,9 @@ func (t *Target) Map(lun uint16, lu *LogicalUnit) error {
 	if lun > MaxLUN {
 		return fmt.Errorf("map LUN %d of %s: %w", lun, t.name, ErrLUNOutOfRange)
 	}
+	if err := lu.restoreReservations(t.opts.Reservations); err != nil {
+		return fmt.Errorf("map LUN %d of %s: %w", lun, t.name, err)
+	}
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	old := t.luns.Load()
