@@ -1,0 +1,98 @@
+package main
+
+import (
+	"context"
+	"fmt"
+
+	"github.com/spf13/cobra"
+
+	"lunar/appliance/api"
+)
+
+func (c *cli) volumeCommand() *cobra.Command {
+	show := c.verb("show VOLUME", "Show a volume, its state on each node and its I/O", 1, c.volumeShow)
+	rename := c.verb("rename VOLUME NEW", "Give a volume another name; exports follow", 2, c.volumeRename)
+	redirect := c.verb("redirect VOLUME on|off", "Send this node's I/O through the coordinator", 2, c.volumeRedirect)
+	eject := c.verb("eject VOLUME", "Unmount a volume and forget it; its files stay", 1, c.volumeEject)
+	for _, cmd := range []*cobra.Command{show, rename, redirect, eject} {
+		cmd.ValidArgsFunction = c.complete(c.volumeNames)
+	}
+	return noun("volume", "Back-end LUNs with their file systems",
+		c.volumeAdd(), c.verb("list", "List the volumes", 0, c.volumeList), show, rename, redirect, eject)
+}
+
+func (c *cli) volumeAdd() *cobra.Command {
+	var r api.AddVolume
+	cmd := c.verb("add DEVICE [--name N] [--format xfs|ext4] [--force]", "Make a block device a volume", 1,
+		func(ctx context.Context, args []string) error {
+			r.Device = args[0]
+			v, err := c.client.AddVolume(ctx, r)
+			if err != nil {
+				return err
+			}
+			return c.printOne(v, "%s: %s on %s, %s, %s free", v.Name, v.FileSystem, v.Device, size(v.Size), size(v.Free))
+		})
+	cmd.Long = "Make a block device a volume. An XFS or ext4 file system that is there is used as it is;\n" +
+		"--format makes a new one, and refuses a device that holds something unless --force is given."
+	cmd.Flags().StringVar(&r.Name, "name", "", "name (default: the next free VolumeN)")
+	cmd.Flags().StringVar(&r.Format, "format", "", "make a new file system, xfs or ext4")
+	cmd.Flags().BoolVar(&r.Force, "force", false, "format a device that holds something: what it holds is lost")
+	return cmd
+}
+
+func (c *cli) volumeList(ctx context.Context, _ []string) error {
+	volumes, err := c.client.Volumes(ctx)
+	if err != nil {
+		return err
+	}
+	return printList(c, volumes, "NAME STATE REASON COORDINATOR FILESYSTEM SIZE FREE DEVICE", func(v *api.Volume) []string {
+		return []string{v.Name, string(v.State), v.Reason, v.Coordinator, v.FileSystem, size(v.Size), size(v.Free), v.Device}
+	})
+}
+
+func (c *cli) volumeShow(ctx context.Context, args []string) error {
+	v, err := c.client.Volume(ctx, args[0])
+	if err != nil {
+		return err
+	}
+	if c.json {
+		return c.printJSON(v)
+	}
+	err = c.fields("Volume", v.Name, "LUN", v.WWID, "Device", v.Device, "File system", v.FileSystem,
+		"Size", size(v.Size), "Free", size(v.Free), "Coordinator", v.Coordinator, "Epoch", fmt.Sprint(v.Epoch),
+		"Fencing", v.Fencing, "Added", when(v.Created))
+	if err != nil {
+		return err
+	}
+	_, _ = fmt.Fprintln(c.out)
+	const header = "NODE STATE REASON DIRECT-READ DIRECT-WRITE REDIRECTED-READ REDIRECTED-WRITE METADATA"
+	return printList(c, v.Nodes, header, func(n *api.VolumeNode) []string {
+		return []string{n.Node, string(n.State), n.Reason, count(n.DirectRead), count(n.DirectWrite),
+			count(n.RedirectedRead), count(n.RedirectedWrite), count(n.Metadata)}
+	})
+}
+
+func (c *cli) volumeRename(ctx context.Context, args []string) error {
+	if err := c.client.RenameVolume(ctx, args[0], args[1]); err != nil {
+		return err
+	}
+	return c.done("%s is now %s", args[0], args[1])
+}
+
+func (c *cli) volumeRedirect(ctx context.Context, args []string) error {
+	on, err := onOff(args[1])
+	if err != nil {
+		return err
+	}
+	if err := c.client.RedirectVolume(ctx, args[0], on); err != nil {
+		return err
+	}
+	return c.done("%s: redirected I/O %s", args[0], args[1])
+}
+
+func (c *cli) volumeEject(ctx context.Context, args []string) error {
+	if err := c.client.EjectVolume(ctx, args[0]); err != nil {
+		return err
+	}
+	return c.done("%s is ejected; its device can be mounted on any Linux", args[0])
+}
