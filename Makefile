@@ -24,9 +24,9 @@ help: ## list the targets
 build: ## build lunard and lunarctl into build/bin
 	$(GO) build -trimpath -o $(BIN)/ ./appliance/cmd/...
 
-run: build ## serve a volume in a file to a real initiator and check it; ONCE=1 stops after the check
+run: build ## serve a volume in a file to a real initiator and check it; ONCE=1 stops there
 	@$(PACKAGES) client
-	$(GO) run ./appliance/e2e/run -bin $(BIN) -dir $(CURDIR)/build/run $(if $(ONCE),-once)
+	$(GO) run ./appliance/e2e/run -bin $(BIN) -dir $(CURDIR)/build/run $(if $(ONCE),-once) $(if $(ADDRESS),-address $(ADDRESS))
 
 test: generated format vet lint race peer e2e ## everything that CI checks
 

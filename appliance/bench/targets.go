@@ -49,7 +49,7 @@ func (f *field) one(ctx context.Context, name string) (*lab.Export, error) {
 		return nil, err
 	}
 	if name == ours {
-		node, err := f.lab.Lunard(ctx, 1, "")
+		node, err := f.lab.Lunard(ctx, lab.Config{})
 		if err != nil {
 			return nil, err
 		}

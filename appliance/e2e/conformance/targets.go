@@ -45,7 +45,7 @@ func (t *targets) lunard(ctx context.Context) (*lab.Export, error) {
 		return nil, err
 	}
 	// Two portals, for the multipath tests.
-	node, err := t.lab.Lunard(ctx, 2, "")
+	node, err := t.lab.Lunard(ctx, lab.Config{Portals: 2})
 	if err != nil {
 		return nil, err
 	}

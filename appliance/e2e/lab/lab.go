@@ -3,7 +3,6 @@ package lab
 import (
 	"errors"
 	"fmt"
-	"net"
 	"os"
 	"path/filepath"
 	"sync"
@@ -71,14 +70,4 @@ func (l *Lab) logPath(name string) string {
 	defer l.mu.Unlock()
 	l.launched++
 	return l.Path(fmt.Sprintf("%02d-%s.log", l.launched, filepath.Base(name)))
-}
-
-// FreePort returns a TCP port on 127.0.0.1 that was free a moment ago.
-func FreePort() (int, error) {
-	listener, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		return 0, fmt.Errorf("free port: %w", err)
-	}
-	port := listener.Addr().(*net.TCPAddr).Port //nolint:errcheck // a TCP listener has a TCP address
-	return port, listener.Close()
 }

@@ -1,17 +1,21 @@
 package lab
 
 import (
+	"cmp"
 	"context"
 	"fmt"
+	"net"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 )
 
 // Lunard is a node: lunard with a state folder, a socket, a configuration and ports of its own.
 // Kill, Stop and Start keep all of these, so that a restart is what an operator would see.
 type Lunard struct {
-	Ports []int
+	Address string
+	Ports   []int
 	// ConfigPath and Socket are what --config and lunarctl's --socket get.
 	ConfigPath, Socket string
 	// Process is the running daemon; Start replaces it.
@@ -20,23 +24,35 @@ type Lunard struct {
 	lab *Lab
 }
 
-// Lunard starts a node with that many portals; extra is added to its configuration file.
-func (l *Lab) Lunard(ctx context.Context, portals int, extra string) (*Lunard, error) {
-	ports, err := freePorts(portals)
+// Config is what a test may want of a node; the zero value gives one portal at a free port.
+type Config struct {
+	Address string // of the portals; "" is 127.0.0.1
+	Portals int    // 0 is 1
+	Port    int    // of the first portal, if it is free
+	Extra   string // added to the configuration file
+}
+
+// Lunard starts a node.
+func (l *Lab) Lunard(ctx context.Context, c Config) (*Lunard, error) {
+	ports, err := freePorts(max(c.Portals, 1))
 	if err != nil {
 		return nil, err
 	}
-	n := &Lunard{Ports: ports, ConfigPath: l.Path("lunard.toml"), Socket: l.Path("sock"), lab: l}
-	if err := os.WriteFile(n.ConfigPath, []byte(n.config()+extra), 0o600); err != nil {
+	n := &Lunard{Address: cmp.Or(c.Address, "127.0.0.1"), Ports: ports, ConfigPath: l.Path("lunard.toml"), Socket: l.Path("sock"), lab: l}
+	if c.Port != 0 && free(n.Address, c.Port) {
+		ports[0] = c.Port
+	}
+	if err := os.WriteFile(n.ConfigPath, []byte(n.config()+c.Extra), 0o600); err != nil {
 		return nil, fmt.Errorf("lunard: %w", err)
 	}
-	return n, n.Start(ctx)
+	err = n.Start(ctx)
+	return n, err
 }
 
 func (n *Lunard) config() string {
 	portals := make([]string, len(n.Ports))
 	for i, port := range n.Ports {
-		portals[i] = fmt.Sprintf("%q", fmt.Sprintf("127.0.0.1:%d", port))
+		portals[i] = strconv.Quote(net.JoinHostPort(n.Address, strconv.Itoa(port)))
 	}
 	return fmt.Sprintf(`state_dir = %q
 socket = %q
@@ -91,7 +107,9 @@ func (n *Lunard) Script(ctx context.Context, lines ...string) error {
 }
 
 // Export names a LUN of the node at each of its portals.
-func (n *Lunard) Export(iqn string, lun int) *Export { return export(n.Process, iqn, lun, n.Ports...) }
+func (n *Lunard) Export(iqn string, lun int) *Export {
+	return export(n.Process, n.Address, iqn, lun, n.Ports...)
+}
 
 // ServeImage formats device as Volume1 and exports a new image of that size on it as LUN 0 of iqn.
 func (n *Lunard) ServeImage(ctx context.Context, device, size, iqn string) (*Export, error) {

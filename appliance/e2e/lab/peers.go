@@ -21,10 +21,11 @@ const (
 	peerIQN    = "iqn.2026-01.lunar.test:peer"
 )
 
-func export(target *Process, iqn string, lun int, ports ...int) *Export {
+func export(target *Process, address, iqn string, lun int, ports ...int) *Export {
 	e := &Export{Target: target}
 	for _, port := range ports {
-		e.URLs = append(e.URLs, fmt.Sprintf("iscsi://127.0.0.1:%d/%s/%d", port, iqn, lun))
+		portal := net.JoinHostPort(address, strconv.Itoa(port))
+		e.URLs = append(e.URLs, fmt.Sprintf("iscsi://%s/%s/%d", portal, iqn, lun))
 	}
 	return e
 }
@@ -72,7 +73,7 @@ func (l *Lab) Tgtd(ctx context.Context, store TgtdStore, path string) (*Export, 
 			return nil, err
 		}
 	}
-	return export(p, peerIQN, 1, ports...), nil
+	return export(p, "127.0.0.1", peerIQN, 1, ports...), nil
 }
 
 // Gotgt exports path by gotgt, embedded in the program at bin (appliance/bench/gotgt), at one portal.
@@ -85,7 +86,7 @@ func (l *Lab) Gotgt(bin, path string) (*Export, error) {
 	if err != nil {
 		return nil, err
 	}
-	return export(p, peerIQN, 0, port), Poll(startLimit, func() error { return dial(port) })
+	return export(p, "127.0.0.1", peerIQN, 0, port), Poll(startLimit, func() error { return dial(port) })
 }
 
 func dial(port int) error {
@@ -94,16 +95,4 @@ func dial(port int) error {
 		return err
 	}
 	return conn.Close()
-}
-
-func freePorts(n int) ([]int, error) {
-	ports := make([]int, n)
-	for i := range ports {
-		port, err := FreePort()
-		if err != nil {
-			return nil, err
-		}
-		ports[i] = port
-	}
-	return ports, nil
 }
