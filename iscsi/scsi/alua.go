@@ -33,9 +33,6 @@ type PortGroup struct {
 // from which node has a direct path, and SET TARGET PORT GROUPS is not supported.
 type ALUAOptions struct{ Groups []PortGroup }
 
-// tpgsImplicit is the TPGS field of standard INQUIRY data (byte 5): implicit ALUA only.
-const tpgsImplicit = 0x10
-
 // defaultGroup is the group of every port that no PortGroup names.
 const defaultGroup = 1
 

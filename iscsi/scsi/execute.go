@@ -110,7 +110,7 @@ func (c *Command) rejectUnknown() {
 	c.reject(senseInvalidOpcode)
 }
 
-// admitted checks the unit's state: ALUA, reservations, power, SANITIZE. It completes the command
+// admitted checks the unit's state: ALUA, reservations, power. It completes the command
 // if it returns false.
 func (c *Command) admitted() bool {
 	r := c.row

@@ -73,7 +73,7 @@ type itl struct {
 	ordered     int // ORDERED tasks among them
 	dispatching bool
 
-	reservation nexusReservation // see reservation.go
+	copies copyResults // see xcopy_command.go; lane only
 }
 
 // reach finds the I_T_L nexus of a mapping, making it at the first command.

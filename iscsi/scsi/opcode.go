@@ -33,7 +33,7 @@ type rowFlag uint8
 const (
 	// passAttention: a pending unit attention does not stop the command (SAM-5 §5.14).
 	passAttention rowFlag = 1 << iota
-	// passUnready: allowed while the unit is stopped, sanitising or not ready otherwise.
+	// passUnready: allowed while the unit is stopped or not ready otherwise.
 	passUnready
 	// passALUA: allowed in the standby and unavailable states (SPC-4 §5.16.2).
 	passALUA
@@ -94,7 +94,6 @@ func init() {
 		reservationCommands,
 		aluaCommands,
 		xcopyCommands,
-		sanitizeCommands,
 	)
 }
 

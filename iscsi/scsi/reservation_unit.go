@@ -28,9 +28,6 @@ type waitingOrder struct {
 	run handler
 }
 
-// nexusReservation is the reservation state of an I_T_L nexus.
-type nexusReservation struct{}
-
 var noReservations = &reservations{}
 
 func (u *unitReservations) load() *reservations {

@@ -52,7 +52,6 @@ var (
 	senseNotReadyStopped     = sense{key: notReady, code: 0x0402}
 	senseNotReadyBecoming    = sense{key: notReady, code: 0x0401}
 	senseNotReadyOffline     = sense{key: notReady, code: 0x0412}
-	senseSanitizeInProgress  = sense{key: notReady, code: 0x041B}
 	senseMediumNotPresent    = sense{key: notReady, code: 0x3A00}
 	senseWriteError          = sense{key: mediumError, code: 0x0C00}
 	senseReadError           = sense{key: mediumError, code: 0x1100}

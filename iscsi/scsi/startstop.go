@@ -40,7 +40,7 @@ func (lu *LogicalUnit) ready() (s sense, ok bool) {
 	if p := lu.power.Load(); p != powerActive {
 		return readiness[p], false
 	}
-	return lu.sanitize.ready()
+	return senseNone, true
 }
 
 // startStop changes the power state after all that was written is durable. A power condition other

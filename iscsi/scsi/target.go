@@ -42,7 +42,8 @@ type TargetOptions struct {
 	// one lane only.
 	Post func(lane int, fn func()) error
 	Log  *slog.Logger // nil: discarded
-	// PortGroups, Reservations: see alua.go and reservation.go.
+	// Units finds the units of other targets that EXTENDED COPY names; nil: this target's only.
+	Units        UnitResolver
 	ALUA         ALUAOptions
 	Reservations ReservationOptions
 }

@@ -97,7 +97,6 @@ type LogicalUnit struct {
 
 	reservations unitReservations
 	thresholds   unitThresholds
-	sanitize     unitSanitize
 }
 
 // NewLogicalUnit makes a disk of b, which it uses until the caller has unmapped it everywhere and

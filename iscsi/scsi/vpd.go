@@ -12,6 +12,7 @@ var vpdPages = []struct {
 	{0x80, (*Command).vpdSerial},
 	{0x83, (*Command).vpdIdentification},
 	{0x86, (*Command).vpdExtended},
+	{0x8F, (*Command).vpdThirdPartyCopy},
 	{0xB0, (*Command).vpdBlockLimits},
 	{0xB1, (*Command).vpdCharacteristics},
 	{0xB2, (*Command).vpdProvisioning},
