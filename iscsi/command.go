@@ -197,7 +197,7 @@ func (c *conn) newTask(h pdu.SCSICommand) *task {
 	cmd := &t.cmd
 	copy(cmd.CDB[:], h.CDB())
 	cmd.LUN, cmd.Nexus, cmd.Lane = h.LUN(), c.session.nexus, c.reactor.lane.Index()
-	cmd.Tag, cmd.Attr = t.itt, scsi.TaskAttribute(h.Attr())
+	cmd.Tag, cmd.Attr, cmd.Expected = t.itt, scsi.TaskAttribute(h.Attr()), t.edtl
 	return t
 }
 
