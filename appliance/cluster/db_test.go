@@ -175,24 +175,46 @@ func TestTargets(t *testing.T) {
 	wantErr(t, db.DeleteTarget(ctx, name), ErrNotFound)
 }
 
+func TestOneImageIsOneDisk(t *testing.T) {
+	db, ctx := open(t, t.TempDir()), t.Context()
+	v, err := db.AddVolume(ctx, Volume{Name: "V", WWID: "w"})
+	must(t, err)
+	for _, name := range []string{"a", "b"} {
+		_, err := db.CreateTarget(ctx, name)
+		must(t, err)
+	}
+	first, err := db.Map(ctx, "a", v.ID, "x", 3)
+	must(t, err)
+	second, err := db.Map(ctx, "b", v.ID, "x", -1)
+	must(t, err)
+	other, err := db.Map(ctx, "b", v.ID, "y", -1)
+	must(t, err)
+	if first.NAA != second.NAA || first.Serial != second.Serial || second.Number != 0 || other.NAA == first.NAA {
+		t.Fatalf("%+v, %+v, %+v", first, second, other)
+	}
+}
+
 func TestReservations(t *testing.T) {
 	db, ctx := open(t, t.TempDir()), t.Context()
-	wantErr(t, db.SaveReservations(ctx, "t", []byte{1}), ErrNotFound)
-	_, err := db.CreateTarget(ctx, "t")
+	v, err := db.AddVolume(ctx, Volume{Name: "V", WWID: "w"})
 	must(t, err)
-	if blob, err := db.LoadReservations(ctx, "t"); err != nil || blob != nil {
-		t.Fatalf("blob %v, %v", blob, err)
-	}
-	want := []byte{0, 1, 255}
-	must(t, db.SaveReservations(ctx, "t", want))
-	if blob, err := db.LoadReservations(ctx, "t"); err != nil || !bytes.Equal(blob, want) {
-		t.Fatalf("blob %v, %v", blob, err)
-	}
-	must(t, db.DeleteTarget(ctx, "t"))
 	_, err = db.CreateTarget(ctx, "t")
 	must(t, err)
-	if blob, err := db.LoadReservations(ctx, "t"); err != nil || blob != nil {
-		t.Fatalf("a new target inherits reservations: %v, %v", blob, err)
+	lun, err := db.Map(ctx, "t", v.ID, "x", 0)
+	must(t, err)
+	want := []byte{0, 1, 255}
+	for _, naa := range []string{lun.NAA, "3bad"} {
+		if blob, err := db.LoadReservations(ctx, naa); err != nil || blob != nil {
+			t.Fatalf("blob %v, %v", blob, err)
+		}
+		must(t, db.SaveReservations(ctx, naa, want))
+	}
+	must(t, db.SweepReservations(ctx))
+	if blob, err := db.LoadReservations(ctx, lun.NAA); err != nil || !bytes.Equal(blob, want) {
+		t.Fatalf("blob %v, %v", blob, err)
+	}
+	if blob, err := db.LoadReservations(ctx, "3bad"); err != nil || blob != nil {
+		t.Fatalf("an unmapped unit keeps %v, %v", blob, err)
 	}
 }
 

@@ -2,7 +2,6 @@ package cluster
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"slices"
 	"time"
@@ -69,10 +68,9 @@ func (db *DB) UpdateTarget(ctx context.Context, name string, change func(*Target
 	return t, nil
 }
 
-// DeleteTarget removes a target, its LUN map and its reservations.
+// DeleteTarget removes a target with its LUN map.
 func (db *DB) DeleteTarget(ctx context.Context, name string) error {
-	ok, err := db.commit(ctx, []clientv3.Cmp{present(targetKeys + name)},
-		clientv3.OpDelete(targetKeys+name), clientv3.OpDelete(reserveKeys+name))
+	ok, err := db.commit(ctx, []clientv3.Cmp{present(targetKeys + name)}, clientv3.OpDelete(targetKeys+name))
 	if err == nil && !ok {
 		err = ErrNotFound
 	}
@@ -82,22 +80,57 @@ func (db *DB) DeleteTarget(ctx context.Context, name string) error {
 	return nil
 }
 
-// Map adds an image to a target's LUN map and makes its identity. A negative number means the
-// lowest free one. ErrExists: the number is taken. ErrNotFound: no such target or volume.
+// Map adds an image to a target's LUN map. Its identity is made now, unless another LUN maps the
+// image already: then it is one disk with several paths. A negative number means the lowest free
+// one. ErrExists: the number is taken. ErrNotFound: no such target or volume.
 func (db *DB) Map(ctx context.Context, name, volumeID, path string, number int) (LUN, error) {
-	lun := LUN{VolumeID: volumeID, Path: path, NAA: "3" + newID()[1:], Serial: newID()}
-	if _, err := get[Volume](ctx, db, volumeKeys+volumeID); err != nil {
-		return lun, fmt.Errorf("cluster: map: volume %s: %w", volumeID, err)
-	}
-	_, err := update(ctx, db, targetKeys+name, func(t *Target) ([]clientv3.Cmp, error) {
-		n, err := t.insert(lun, number)
-		lun.Number = n
-		return []clientv3.Cmp{present(volumeKeys + volumeID)}, err
+	lun := LUN{VolumeID: volumeID, Path: path}
+	err := retry(func() (bool, error) {
+		targets, revision, err := list[Target](ctx, db, targetKeys)
+		if err != nil {
+			return false, err
+		}
+		i := slices.IndexFunc(targets, func(r record[Target]) bool { return r.value.Name == name })
+		if i < 0 {
+			return false, ErrNotFound
+		}
+		if err := db.volumeExists(ctx, volumeID); err != nil {
+			return false, err
+		}
+		lun.NAA, lun.Serial = identity(targets, volumeID, path)
+		if lun.Number, err = targets[i].value.insert(lun, number); err != nil {
+			return false, err
+		}
+		op, err := put(targets[i].key, &targets[i].value)
+		if err != nil {
+			return false, err
+		}
+		return db.commit(ctx, []clientv3.Cmp{targets[i].unchanged(), unchangedSince(targetKeys, revision), present(volumeKeys + volumeID)}, op)
 	})
 	if err != nil {
 		return lun, fmt.Errorf("cluster: map in target %s: %w", name, err)
 	}
 	return lun, nil
+}
+
+func (db *DB) volumeExists(ctx context.Context, id string) error {
+	if _, err := get[Volume](ctx, db, volumeKeys+id); err != nil {
+		return fmt.Errorf("volume %s: %w", id, err)
+	}
+	return nil
+}
+
+// identity is the NAA designator and serial number under which an image is mapped, new ones if it
+// is not. NAA 3h is locally assigned: it needs no company identifier.
+func identity(targets []record[Target], volumeID, path string) (naa, serial string) {
+	for _, t := range targets {
+		for _, l := range t.value.LUNs {
+			if l.VolumeID == volumeID && l.Path == path {
+				return l.NAA, l.Serial
+			}
+		}
+	}
+	return "3" + newID()[1:], newID()
 }
 
 func (t *Target) insert(lun LUN, number int) (uint16, error) {
@@ -175,32 +208,4 @@ func (t *Target) rename(volumeID, from, to string) (changed bool) {
 		}
 	}
 	return changed
-}
-
-// LoadReservations returns a target's reservation blob, nil if there is none.
-func (db *DB) LoadReservations(ctx context.Context, target string) ([]byte, error) {
-	r, err := get[[]byte](ctx, db, reserveKeys+target)
-	if errors.Is(err, ErrNotFound) {
-		return nil, nil
-	}
-	if err != nil {
-		return nil, fmt.Errorf("cluster: reservations of %s: %w", target, err)
-	}
-	return r.value, nil
-}
-
-// SaveReservations stores a target's reservation blob durably; it fails with ErrNotFound once the
-// target is deleted.
-func (db *DB) SaveReservations(ctx context.Context, target string, blob []byte) error {
-	op, err := put(reserveKeys+target, blob)
-	if err == nil {
-		var ok bool
-		if ok, err = db.commit(ctx, []clientv3.Cmp{present(targetKeys + target)}, op); err == nil && !ok {
-			err = ErrNotFound
-		}
-	}
-	if err != nil {
-		return fmt.Errorf("cluster: save reservations of %s: %w", target, err)
-	}
-	return nil
 }

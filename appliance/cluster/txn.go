@@ -17,7 +17,7 @@ const (
 	nameKeys      = root + "volume-name/"  // name → ID
 	wwidKeys      = root + "volume-wwid/"  // WWID → ID
 	targetKeys    = root + "target/"       // name → Target
-	reserveKeys   = root + "reservations/" // target → blob
+	reserveKeys   = root + "reservations/" // NAA → blob
 	eventKeys     = root + "event/"        // unique → Event
 	txnAttempts   = 8
 	maxRecordSize = 1 << 20

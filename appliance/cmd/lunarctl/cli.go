@@ -33,7 +33,7 @@ func usagef(format string, args ...any) error { return &usageError{fmt.Sprintf(f
 
 // run executes the arguments and returns the exit code.
 func (c *cli) run(ctx context.Context, args []string) int {
-	root := c.root()
+	root := c.root() //nolint:contextcheck // the verbs take the context from cobra
 	root.SetArgs(args)
 	root.SetIn(c.in)
 	root.SetOut(c.out)
