@@ -7,8 +7,8 @@ SHELL := /bin/bash
 GO       ?= go
 TOOLS    := $(CURDIR)/build/tools
 BIN      := $(CURDIR)/build/bin
-LINT     := $(TOOLS)/golangci-lint
 LINT_VERSION := v2.15.0
+LINT     := $(TOOLS)/golangci-lint-$(LINT_VERSION)
 PACKAGES := appliance/e2e/packages.sh
 FUZZTIME ?= 10s
 # giouring reaches into package syscall, which the linker refuses without this.
@@ -47,6 +47,7 @@ lint: $(LINT) ## golangci-lint
 
 $(LINT):
 	GOBIN=$(TOOLS) GOFLAGS= $(GO) install github.com/golangci/golangci-lint/v2/cmd/golangci-lint@$(LINT_VERSION)
+	mv $(TOOLS)/golangci-lint $@
 
 race: ## unit tests with the race detector
 	@$(PACKAGES) build client
