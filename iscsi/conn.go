@@ -213,7 +213,7 @@ func (c *conn) logEnd(why error) {
 func (c *conn) socketClosed() {
 	c.gone = true
 	c.dropFrames()
-	c.win.drop(c)
+	c.win.early = nil // the task table frees their tasks
 	c.dropGathering()
 	c.finish()
 }

@@ -61,17 +61,14 @@ func (w *window) next() (held, bool) {
 	return held{}, false
 }
 
-// drop forgets the held requests of a connection that ends; its task table frees their tasks.
-func (w *window) drop(*conn) { w.early = nil }
-
 // order runs the request in head at its turn. A SCSI command comes as t; what belongs to any other
 // request is copied when it has to wait.
 func (c *conn) order(head *pdu.Header, t *task) {
 	switch c.win.place(head.CmdSN()) {
 	case placeNow:
 		c.turn(head, t, c.rx.dst, c.rx.handler)
-		for h, ok := c.win.next(); ok && !c.closing; h, ok = c.win.next() {
-			c.turn(&h.head, h.task, h.data, h.handler)
+		if len(c.win.early) > 0 {
+			c.catchUp()
 		}
 	case placeLater:
 		h := held{sn: head.CmdSN(), head: *head, task: t, handler: c.rx.handler}
@@ -83,6 +80,13 @@ func (c *conn) order(head *pdu.Header, t *task) {
 		if t != nil {
 			c.forget(t)
 		}
+	}
+}
+
+// catchUp runs the held requests whose turn has come.
+func (c *conn) catchUp() {
+	for h, ok := c.win.next(); ok && !c.closing; h, ok = c.win.next() {
+		c.turn(&h.head, h.task, h.data, h.handler)
 	}
 }
 

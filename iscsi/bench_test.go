@@ -1,0 +1,240 @@
+package iscsi
+
+import (
+	"net"
+	"syscall"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"lunar/iscsi/pdu"
+	"lunar/iscsi/scsi"
+)
+
+// pumpLane is a Lane without threads: pump runs what is due.
+type pumpLane struct {
+	due   []func()
+	spare []func()
+	batch func()
+	sock  *pumpSocket
+}
+
+func (l *pumpLane) Index() int                    { return 0 }
+func (l *pumpLane) Post(fn func()) error          { l.due = append(l.due, fn); return nil }
+func (l *pumpLane) OnBatch(fn func())             { l.batch = fn }
+func (l *pumpLane) OnTick(func(time.Time))        {}
+func (l *pumpLane) Attach(fd int) (Socket, error) { return l.sock, syscall.Close(fd) }
+
+// pump runs callbacks until there is nothing left to do.
+func (l *pumpLane) pump() {
+	for len(l.due) > 0 {
+		now := l.due
+		l.due = l.spare[:0]
+		for _, fn := range now {
+			fn()
+		}
+		l.spare = now
+		if l.batch != nil {
+			l.batch()
+		}
+	}
+}
+
+// pumpSocket is a socket whose other end is the benchmark.
+type pumpSocket struct {
+	lane     *pumpLane
+	dst      []byte
+	received func(int, error)
+	sent     func(error)
+	sentDone func()
+	out      int // bytes that the target sent
+	last     []byte
+}
+
+func newPumpSocket(l *pumpLane) *pumpSocket {
+	s := &pumpSocket{lane: l}
+	s.sentDone = func() { s.sent(nil) }
+	return s
+}
+
+func (s *pumpSocket) Recv(p []byte, done func(int, error)) { s.dst, s.received = p, done }
+
+func (s *pumpSocket) Send(bufs [][]byte, done func(error)) {
+	s.last = bufs[0]
+	for _, b := range bufs {
+		s.out += len(b)
+	}
+	s.sent = done
+	_ = s.lane.Post(s.sentDone)
+}
+
+func (s *pumpSocket) Close(closed func()) { _ = s.lane.Post(closed) }
+
+// feed hands the target as much of p as it takes at a time.
+func (s *pumpSocket) feed(p []byte) {
+	for len(p) > 0 {
+		n := copy(s.dst, p)
+		p = p[n:]
+		s.received(n, nil)
+		s.lane.batch()
+		s.lane.pump()
+	}
+}
+
+// arena lends buffers of one size without allocating.
+type arena struct{ free [][]byte }
+
+func (a *arena) Get(n int) []byte {
+	if len(a.free) == 0 {
+		return make([]byte, n, 256<<10)
+	}
+	p := a.free[len(a.free)-1]
+	a.free = a.free[:len(a.free)-1]
+	return p[:n]
+}
+
+func (a *arena) Put(p []byte) { a.free = append(a.free, p) }
+
+// null is a scsi.Backend that does nothing, at once.
+type null struct{ memory }
+
+func (n *null) Size() int64                                           { return 1 << 40 }
+func (n *null) Read(_ int, _ []byte, _ int64, done func(error))       { done(nil) }
+func (n *null) Write(_ int, _ []byte, _ int64, _ bool, d func(error)) { d(nil) }
+
+// newPump logs an initiator in to a null disk on a pumpLane.
+func newPump(t testing.TB, pairs ...string) (*pumpSocket, uint32) {
+	t.Helper()
+	l := &pumpLane{}
+	l.sock = newPumpSocket(l)
+	s, err := New(Options{Lanes: []Lane{l}, Buffers: &arena{}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	l.pump()
+	lu, err := scsi.NewLogicalUnit(&null{}, scsi.UnitOptions{NAA: []byte("\x61lunar-test-0001"), Serial: "1"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	target := scsi.NewTarget(testTarget, scsi.TargetOptions{})
+	if err := target.Map(0, lu); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.AddTarget(Export{Name: testTarget, Target: target}); err != nil {
+		t.Fatal(err)
+	}
+	c := newConn(s.reactors[0], &portal{server: s}, "bench", &net.TCPAddr{})
+	fd, err := unix.Dup(0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	c.open(fd)
+	var h pdu.Header
+	h.Reset(pdu.OpLoginRequest, pdu.LoginFlags(true, false, pdu.StageOperational, pdu.StageFull))
+	h.SetImmediate()
+	keys := append([]string{"InitiatorName", testInitiator, "TargetName", testTarget}, pairs...)
+	l.sock.feed((&client{}).encode(&h, text(keys...)))
+	h = *scsiHeader(cdb(0), 0, 0)
+	for sn := range uint32(3) {
+		h.SetCmdSN(sn)
+		l.sock.feed((&client{}).encode(&h, nil))
+	}
+	if c.session == nil {
+		t.Fatal("not logged in")
+	}
+	return l.sock, 3
+}
+
+func scsiHeader(cdb []byte, flags byte, edtl int) *pdu.Header {
+	h := new(pdu.Header)
+	h.Reset(pdu.OpSCSICommand, flags|pdu.FlagFinal|1)
+	v := pdu.SCSICommand{Header: h}
+	v.SetEDTL(uint32(edtl))
+	copy(v.CDB(), cdb)
+	return h
+}
+
+const benchDepth = 32
+
+// commands encodes a batch of benchDepth commands.
+func commandBatch(h *pdu.Header, data []byte) (batch []byte, size int) {
+	for i := range uint32(benchDepth) {
+		h.SetITT(i)
+		batch = append(batch, (&client{}).encode(h, data)...)
+	}
+	return batch, len(batch) / benchDepth
+}
+
+func number32(batch []byte, size int, sn *uint32) {
+	for i := range benchDepth {
+		be.PutUint32(batch[i*size+24:], *sn)
+		*sn++
+	}
+}
+
+func benchCommands(b *testing.B, h *pdu.Header, data []byte, pairs ...string) {
+	s, sn := newPump(b, pairs...)
+	batch, size := commandBatch(h, data)
+	run := func() {
+		number32(batch, size, &sn)
+		s.feed(batch)
+	}
+	run()
+	run()
+	b.ReportAllocs()
+	b.ResetTimer()
+	for b.Loop() {
+		run()
+	}
+	b.ReportMetric(float64(b.Elapsed().Nanoseconds())/float64(b.N)/benchDepth, "ns/command")
+}
+
+func BenchmarkRead4K(b *testing.B) {
+	benchCommands(b, scsiHeader(read10(0, 8), pdu.FlagRead, 4096), nil, "MaxRecvDataSegmentLength", "262144")
+}
+
+func BenchmarkRead128K(b *testing.B) {
+	benchCommands(b, scsiHeader(read10(0, 256), pdu.FlagRead, 128<<10), nil, "MaxRecvDataSegmentLength", "65536")
+}
+
+func BenchmarkWrite4K(b *testing.B) {
+	benchCommands(b, scsiHeader(write10(0, 8), pdu.FlagWrite, 4096), make([]byte, 4096))
+}
+
+func BenchmarkWrite64K(b *testing.B) {
+	benchCommands(b, scsiHeader(write10(0, 128), pdu.FlagWrite, 64<<10), make([]byte, 64<<10))
+}
+
+func BenchmarkRead4KDigests(b *testing.B) {
+	s := scsiHeader(read10(0, 8), pdu.FlagRead, 4096)
+	benchCommands(b, s, nil, "MaxRecvDataSegmentLength", "262144", "DataDigest", "CRC32C")
+}
+
+// TestNoAllocation holds the steady state to no allocation per command.
+func TestNoAllocation(t *testing.T) {
+	for _, c := range []struct {
+		name string
+		head *pdu.Header
+		data []byte
+	}{
+		{"read", scsiHeader(read10(0, 8), pdu.FlagRead, 4096), nil},
+		{"write", scsiHeader(write10(0, 8), pdu.FlagWrite, 4096), make([]byte, 4096)},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			s, sn := newPump(t)
+			batch, size := commandBatch(c.head, c.data)
+			before := s.out
+			got := testing.AllocsPerRun(100, func() {
+				number32(batch, size, &sn)
+				s.feed(batch)
+			})
+			if got > 0 {
+				t.Errorf("%v allocations per %d commands", got, benchDepth)
+			}
+			if s.out-before < 100*benchDepth*pdu.HeaderLen {
+				t.Errorf("the target sent %d bytes only", s.out-before)
+			}
+		})
+	}
+}
