@@ -13,7 +13,7 @@ const (
 
 var aluaCommands = []row{{
 	opcode: opMaintenanceIn, action: actionReportTargetPortGroups, name: "REPORT TARGET PORT GROUPS",
-	usage: []byte{opMaintenanceIn, 0xE0 | actionReportTargetPortGroups, 0, 0, 0, 0, 0xFF, 0xFF, 0xFF, 0xFF, 0, 0x07},
+	usage: []byte{opMaintenanceIn, 0xE0 | actionReportTargetPortGroups, 0, 0, 0, 0, 0xFF, 0xFF, 0xFF, 0xFF, 0, 0x00},
 	dir:   DataIn, length: func(cdb *[16]byte) int { return int(min(be32(cdb[6:]), MaxData)) },
 	class: classAlways, flags: passALUA | passUnready | passReserve6,
 	run: reportTargetPortGroups,

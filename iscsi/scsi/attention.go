@@ -47,7 +47,7 @@ var attentionCodes = [attentionCount]uint16{
 // goroutine. Each condition is pending once however often it was raised.
 type attentionSet struct{ pending atomic.Uint32 }
 
-// raise makes a pending. A reset or a nexus loss takes the place of whatever was pending and older.
+// raise makes a pending.
 func (s *attentionSet) raise(a attention) { s.pending.Or(1 << a) }
 
 func (s *attentionSet) clear(a attention) { s.pending.And(^(uint32(1) << a)) }

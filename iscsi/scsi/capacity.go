@@ -6,25 +6,25 @@ import "encoding/binary"
 var capacityCommands = []row{
 	{
 		opcode: 0x25, action: noServiceAction, name: "READ CAPACITY(10)",
-		usage: []byte{0x25, 0, 0, 0, 0, 0, 0, 0, 0, 0x07},
+		usage: []byte{0x25, 0, 0, 0, 0, 0, 0, 0, 0, 0x00},
 		dir:   DataIn, length: func(*[16]byte) int { return 8 },
 		class: classAlways, run: readCapacity10,
 	},
 	{
 		opcode: 0x9E, action: 0x10, name: "READ CAPACITY(16)",
-		usage: []byte{0x9E, 0x10, 0, 0, 0, 0, 0, 0, 0, 0, 0xFF, 0xFF, 0xFF, 0xFF, 0, 0x07},
+		usage: []byte{0x9E, 0x10, 0, 0, 0, 0, 0, 0, 0, 0, 0xFF, 0xFF, 0xFF, 0xFF, 0, 0x00},
 		dir:   DataIn, length: func(cdb *[16]byte) int { return int(be32(cdb[10:])) },
 		class: classAlways, run: readCapacity16,
 	},
 	{
 		opcode: 0x37, action: noServiceAction, name: "READ DEFECT DATA(10)",
-		usage: []byte{0x37, 0, 0x1F, 0, 0, 0, 0, 0xFF, 0xFF, 0x07},
+		usage: []byte{0x37, 0, 0x1F, 0, 0, 0, 0, 0xFF, 0xFF, 0x00},
 		dir:   DataIn, length: func(cdb *[16]byte) int { return be16(cdb[7:]) },
 		class: classRead, run: readDefectData10,
 	},
 	{
 		opcode: 0xB7, action: noServiceAction, name: "READ DEFECT DATA(12)",
-		usage: []byte{0xB7, 0x1F, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF, 0, 0x07},
+		usage: []byte{0xB7, 0x1F, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF, 0, 0x00},
 		dir:   DataIn, length: func(cdb *[16]byte) int { return int(be32(cdb[6:])) },
 		class: classRead, run: readDefectData12,
 	},

@@ -5,13 +5,13 @@ package scsi
 var diagnosticCommands = []row{
 	{
 		opcode: 0x1D, action: noServiceAction, name: "SEND DIAGNOSTIC",
-		usage: []byte{0x1D, 0xF7, 0, 0xFF, 0xFF, 0x07},
+		usage: []byte{0x1D, 0xF7, 0, 0xFF, 0xFF, 0x00},
 		dir:   DataOut, length: func(cdb *[16]byte) int { return be16(cdb[3:]) },
 		class: classWrite, run: sendDiagnostic,
 	},
 	{
 		opcode: 0x1C, action: noServiceAction, name: "RECEIVE DIAGNOSTIC RESULTS",
-		usage: []byte{0x1C, 0x01, 0xFF, 0xFF, 0xFF, 0x07},
+		usage: []byte{0x1C, 0x01, 0xFF, 0xFF, 0xFF, 0x00},
 		dir:   DataIn, length: func(cdb *[16]byte) int { return be16(cdb[3:]) },
 		class: classWrite, run: receiveDiagnostic,
 	},

@@ -4,7 +4,7 @@ import "encoding/binary"
 
 var inquiryCommands = []row{{
 	opcode: 0x12, action: noServiceAction, name: "INQUIRY",
-	usage: []byte{0x12, 0x01, 0xFF, 0xFF, 0xFF, 0x07},
+	usage: []byte{0x12, 0x01, 0xFF, 0xFF, 0xFF, 0x00},
 	dir:   DataIn, length: func(cdb *[16]byte) int { return be16(cdb[3:]) },
 	class: classAlways, flags: passAttention | passUnready | passALUA | passReserve6 | anyLUN,
 	run: inquiry,

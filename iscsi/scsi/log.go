@@ -4,7 +4,7 @@ import "encoding/binary"
 
 var logCommands = []row{{
 	opcode: 0x4D, action: noServiceAction, name: "LOG SENSE",
-	usage: []byte{0x4D, 0, 0xFF, 0xFF, 0, 0xFF, 0xFF, 0xFF, 0xFF, 0x07},
+	usage: []byte{0x4D, 0, 0xFF, 0xFF, 0, 0xFF, 0xFF, 0xFF, 0xFF, 0x00},
 	dir:   DataIn, length: func(cdb *[16]byte) int { return be16(cdb[7:]) },
 	class: classAlways, run: logSense,
 }}

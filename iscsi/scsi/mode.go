@@ -6,25 +6,25 @@ import "encoding/binary"
 var modeCommands = []row{
 	{
 		opcode: 0x1A, action: noServiceAction, name: "MODE SENSE(6)",
-		usage: []byte{0x1A, 0x08, 0xFF, 0xFF, 0xFF, 0x07},
+		usage: []byte{0x1A, 0x08, 0xFF, 0xFF, 0xFF, 0x00},
 		dir:   DataIn, length: func(cdb *[16]byte) int { return int(cdb[4]) },
 		class: classWrite, flags: passUnready, run: modeSense,
 	},
 	{
 		opcode: 0x5A, action: noServiceAction, name: "MODE SENSE(10)",
-		usage: []byte{0x5A, 0x18, 0xFF, 0xFF, 0, 0, 0, 0xFF, 0xFF, 0x07},
+		usage: []byte{0x5A, 0x18, 0xFF, 0xFF, 0, 0, 0, 0xFF, 0xFF, 0x00},
 		dir:   DataIn, length: func(cdb *[16]byte) int { return be16(cdb[7:]) },
 		class: classWrite, flags: passUnready, run: modeSense,
 	},
 	{
 		opcode: 0x15, action: noServiceAction, name: "MODE SELECT(6)",
-		usage: []byte{0x15, 0x11, 0, 0, 0xFF, 0x07},
+		usage: []byte{0x15, 0x11, 0, 0, 0xFF, 0x00},
 		dir:   DataOut, length: func(cdb *[16]byte) int { return int(cdb[4]) },
 		class: classWrite, flags: passUnready, run: modeSelect,
 	},
 	{
 		opcode: 0x55, action: noServiceAction, name: "MODE SELECT(10)",
-		usage: []byte{0x55, 0x11, 0, 0, 0, 0, 0, 0xFF, 0xFF, 0x07},
+		usage: []byte{0x55, 0x11, 0, 0, 0, 0, 0, 0xFF, 0xFF, 0x00},
 		dir:   DataOut, length: func(cdb *[16]byte) int { return be16(cdb[7:]) },
 		class: classWrite, flags: passUnready, run: modeSelect,
 	},
@@ -59,11 +59,7 @@ func modeSense(c *Command) {
 		c.reject(senseSavingNotSupported)
 		return
 	}
-	if sub != 0 && sub != allSubpages {
-		c.reject(senseInvalidField.at(3))
-		return
-	}
-	pages := c.lu.modePagesFor(control, page)
+	pages := c.lu.modePagesFor(control, page, sub)
 	if pages == nil {
 		c.reject(senseInvalidField.atBit(2, 5))
 		return
@@ -132,20 +128,18 @@ func (c *Command) modeSelect(h modeHeader) {
 		c.reject(s)
 		return
 	}
-	current := c.lu.modes.Load()
-	next, s, ok := current.selectPages(c.Data, start)
-	switch {
-	case !ok:
+	change, s, ok := c.lu.parseModes(c.Data, start)
+	if !ok {
 		c.reject(s)
-	case next == *current:
-		c.good()
-	case current.writeCache && !next.writeCache:
-		c.private = next
+		return
+	}
+	if c.lu.modes.Load().writeCache && !change.state.writeCache {
+		c.private = change
 		c.then = modeFlushed // what is in the cache was acknowledged: it has to be durable first
 		c.lu.backend.Flush(c.Lane, c.ioDone)
-	default:
-		c.setModes(next)
+		return
 	}
+	c.setModes(change)
 }
 
 func modeFlushed(c *Command, err error) {
@@ -153,12 +147,20 @@ func modeFlushed(c *Command, err error) {
 		flushed(c, err)
 		return
 	}
-	c.setModes(c.private.(modeState))
+	c.setModes(c.private.(modeChange))
 }
 
-func (c *Command) setModes(next modeState) {
-	c.lu.modes.Store(&next)
-	c.lu.attention(attnModeChanged, except(c.it))
+func (c *Command) setModes(change modeChange) {
+	for _, k := range change.kept {
+		if field, ok := k.page.apply(c.lu, k.data); !ok {
+			c.reject(senseInvalidParameter.inList(k.at + field))
+			return
+		}
+	}
+	old := c.lu.modes.Swap(&change.state)
+	if *old != change.state || len(change.kept) > 0 {
+		c.lu.attention(attnModeChanged, except(c.it))
+	}
 	c.good()
 }
 

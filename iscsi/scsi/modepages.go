@@ -1,5 +1,7 @@
 package scsi
 
+import "slices"
+
 // modeState is the changeable mode parameters of a unit, shared by all I_T nexuses; immutable.
 type modeState struct {
 	writeCache        bool // WCE, caching page
@@ -26,12 +28,20 @@ type modeBit struct {
 	value func(*modeState) *bool
 }
 
-// modePages are the mode pages in the order of page 3Fh: what is fixed, and the changeable bits.
-var modePages = []struct {
-	code  byte
-	fixed []byte
-	bits  []modeBit
-}{
+// modePage is a mode page or subpage: either fixed bytes with changeable bits, or one that another
+// part of the unit keeps.
+type modePage struct {
+	code, sub byte
+	thin      bool // on thin units only
+	fixed     []byte
+	bits      []modeBit
+	render    func(lu *LogicalUnit, control byte) []byte
+	// apply takes a page from MODE SELECT over, or says which byte of it is bad.
+	apply func(lu *LogicalUnit, page []byte) (field int, ok bool)
+}
+
+// modePages are the mode pages in the order of page 3Fh.
+var modePages = []modePage{
 	{code: pageRecovery, fixed: []byte{pageRecovery, 0x0A, 11: 0}},
 	{code: pageCaching, fixed: []byte{pageCaching, 0x12, 19: 0}, bits: []modeBit{
 		{2, 0x04, func(m *modeState) *bool { return &m.writeCache }},
@@ -47,82 +57,135 @@ var modePages = []struct {
 		},
 	},
 	{code: pageExceptions, fixed: []byte{pageExceptions, 0x0A, 0x08, 11: 0}}, // DEXCPT
+	{
+		code: pageExceptions, sub: 0x02, thin: true,
+		render: renderThresholds, apply: (*LogicalUnit).setThresholds,
+	},
+}
+
+func renderThresholds(lu *LogicalUnit, control byte) []byte {
+	switch control {
+	case controlChangeable:
+		return changeableThresholdPage()
+	case controlDefault:
+		return lu.defaultThresholdPage()
+	}
+	return lu.thresholdPage()
+}
+
+// asked tells whether MODE SENSE for page and sub includes p.
+func (p *modePage) asked(lu *LogicalUnit, page, sub byte) bool {
+	return (page == p.code || page == pageAll) && (sub == p.sub || sub == allSubpages) && (lu.opts.Thin || !p.thin)
 }
 
 // modePagesFor renders the page, or all of them, by the page control; nil: no such page.
-func (lu *LogicalUnit) modePagesFor(control, page byte) []byte {
+func (lu *LogicalUnit) modePagesFor(control, page, sub byte) []byte {
 	state := *lu.modes.Load()
 	if control == controlDefault {
 		state = *defaultModes(&lu.opts)
 	}
 	var out []byte
 	for i := range modePages {
-		if page == modePages[i].code || page == pageAll {
-			out = append(out, renderModePage(i, &state, control == controlChangeable)...)
+		p := &modePages[i]
+		switch {
+		case !p.asked(lu, page, sub):
+		case p.render != nil:
+			out = append(out, p.render(lu, control)...)
+		default:
+			out = append(out, p.values(&state, control == controlChangeable)...)
 		}
 	}
 	return out
 }
 
-// renderModePage is page i with its present values or, for the changeable values, ones where
-// MODE SELECT may change a bit.
-func renderModePage(i int, state *modeState, changeable bool) []byte {
-	p := make([]byte, len(modePages[i].fixed))
-	copy(p, modePages[i].fixed)
+// values is the page with its present values or, for the changeable values, ones where MODE SELECT
+// may change a bit.
+func (p *modePage) values(state *modeState, changeable bool) []byte {
+	out := slices.Clone(p.fixed)
 	if changeable {
-		clear(p[2:])
+		clear(out[2:])
 	}
-	for _, b := range modePages[i].bits {
+	for _, b := range p.bits {
 		if changeable || *b.value(state) {
-			p[b.byte] |= b.mask
+			out[b.byte] |= b.mask
 		}
 	}
-	return p
+	return out
 }
 
-// selectPages applies the mode pages of a MODE SELECT parameter list from start on; the list is
-// good as a whole or changes nothing.
-func (m *modeState) selectPages(list []byte, start int) (next modeState, s sense, ok bool) {
-	next = *m
+// modeChange is what a MODE SELECT parameter list asks for, checked.
+type modeChange struct {
+	state modeState
+	kept  []keptPage // pages that other parts of the unit keep
+}
+
+type keptPage struct {
+	page *modePage
+	at   int
+	data []byte
+}
+
+// parseModes checks the mode pages of a parameter list from start on.
+func (lu *LogicalUnit) parseModes(list []byte, start int) (change modeChange, s sense, ok bool) {
+	change.state = *lu.modes.Load()
 	for at := start; at < len(list); {
-		i := findModePage(list[at])
-		switch {
-		case i < 0:
-			return next, senseInvalidParameter.inListBit(at, 5), false
-		case at+1 >= len(list):
-			return next, senseParameterLength, false
-		case int(list[at+1])+2 != len(modePages[i].fixed):
-			return next, senseInvalidParameter.inList(at + 1), false
-		case at+len(modePages[i].fixed) > len(list):
-			return next, senseParameterLength, false
+		p, n, s, ok := lu.locatePage(list, at)
+		if !ok {
+			return change, s, false
 		}
-		page := list[at : at+len(modePages[i].fixed)]
-		if bad := next.selectPage(i, page); bad >= 0 {
-			return next, senseInvalidParameter.inList(at + bad), false
+		data := list[at : at+n]
+		if p.apply != nil {
+			change.kept = append(change.kept, keptPage{p, at, data})
+		} else if bad := p.take(&change.state, data); bad >= 0 {
+			return change, senseInvalidParameter.inList(at + bad), false
 		}
-		at += len(page)
+		at += n
 	}
-	return next, senseNone, true
+	return change, senseNone, true
 }
 
-// findModePage is the index of the page with the first byte p, in which PS is reserved here; -1 if
-// there is none, or if it has subpages.
-func findModePage(p byte) int {
-	for i := range modePages {
-		if p&0x7F == modePages[i].code {
-			return i
-		}
+// locatePage finds the page at list[at:], in which PS is reserved here, and its whole length.
+func (lu *LogicalUnit) locatePage(list []byte, at int) (p *modePage, n int, s sense, ok bool) {
+	header, sub := 2, byte(0)
+	if list[at]&0x40 != 0 { // SPF
+		header = 4
 	}
-	return -1
+	if at+header > len(list) {
+		return nil, 0, senseParameterLength, false
+	}
+	length := int(list[at+1])
+	if header == 4 {
+		sub, length = list[at+1], be16(list[at+2:])
+	}
+	i := slices.IndexFunc(modePages, func(p modePage) bool {
+		return p.code == list[at]&0x3F && p.sub == sub && (sub != 0) == (header == 4) && (lu.opts.Thin || !p.thin)
+	})
+	n = header + length
+	switch {
+	case i < 0:
+		return nil, 0, senseInvalidParameter.inListBit(at, 5), false
+	case n != modePages[i].size(lu):
+		return nil, 0, senseInvalidParameter.inList(at + header - 1), false
+	case at+n > len(list):
+		return nil, 0, senseParameterLength, false
+	}
+	return &modePages[i], n, senseNone, true
 }
 
-// selectPage takes the changeable bits of a page over; it returns the index of a byte which tries
-// to change anything else, or -1.
-func (m *modeState) selectPage(i int, page []byte) int {
-	for _, b := range modePages[i].bits {
+func (p *modePage) size(lu *LogicalUnit) int {
+	if p.render != nil {
+		return len(p.render(lu, controlCurrent))
+	}
+	return len(p.fixed)
+}
+
+// take takes the changeable bits of a page over; it returns the index of a byte which tries to
+// change anything else, or -1.
+func (p *modePage) take(m *modeState, page []byte) int {
+	for _, b := range p.bits {
 		*b.value(m) = page[b.byte]&b.mask != 0
 	}
-	want := renderModePage(i, m, false)
+	want := p.values(m, false)
 	for j := 2; j < len(page); j++ {
 		if page[j] != want[j] {
 			return j

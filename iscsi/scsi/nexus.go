@@ -1,7 +1,5 @@
 package scsi
 
-import "sync/atomic"
-
 // Nexus is an I_T nexus: one initiator port logged in to one port of the target. It lives on the
 // lane of its connection.
 type Nexus struct {
@@ -9,10 +7,9 @@ type Nexus struct {
 	initiator string // TransportID name: iSCSI name,i,0xISID
 	port      uint16 // relative target port
 
-	itls    []*itl        // by LUN; made at the first command; lane only
-	reports atomic.Uint64 // LUN map changes so far, for itls that are made later
-	closed  bool
-	lost    bool // an older nexus of this initiator port was lost
+	itls   []*itl // by LUN; made at the first command; lane only
+	closed bool
+	lost   bool // an older nexus of this initiator port was lost
 }
 
 // NewNexus starts an I_T nexus: initiatorPort is the initiator port's name as in a TransportID
@@ -52,7 +49,6 @@ func (n *Nexus) Close() {
 
 // lunsChanged may run on any goroutine, with Target.mu held.
 func (n *Nexus) lunsChanged() {
-	n.reports.Add(1)
 	for _, m := range n.target.luns.Load().mappings() {
 		m.lu.attention(attnLUNsChanged, func(it *itl) bool { return it.nexus == n })
 	}
@@ -142,8 +138,5 @@ func (it *itl) remove(c *Command) {
 	it.count--
 	if c.Attr == Ordered {
 		it.ordered--
-		if it.ordered == 0 {
-			it.dispatch()
-		}
 	}
 }

@@ -4,12 +4,12 @@ package scsi
 var primaryCommands = []row{
 	{
 		opcode: 0x00, action: noServiceAction, name: "TEST UNIT READY",
-		usage: []byte{0x00, 0, 0, 0, 0, 0x07},
+		usage: []byte{0x00, 0, 0, 0, 0, 0x00},
 		class: classAlways, run: testUnitReady,
 	},
 	{
 		opcode: 0x03, action: noServiceAction, name: "REQUEST SENSE",
-		usage: []byte{0x03, 0x01, 0, 0, 0xFF, 0x07},
+		usage: []byte{0x03, 0x01, 0, 0, 0xFF, 0x00},
 		dir:   DataIn, length: func(cdb *[16]byte) int { return int(cdb[4]) },
 		class: classAlways, flags: passAttention | passUnready | passALUA | passReserve6 | anyLUN,
 		run: requestSense,

@@ -6,7 +6,7 @@ import "encoding/binary"
 var provisioningCommands = []row{
 	{
 		opcode: 0x42, action: noServiceAction, name: "UNMAP",
-		usage: []byte{0x42, 0, 0, 0, 0, 0, 0x1F, 0xFF, 0xFF, 0x07},
+		usage: []byte{0x42, 0, 0, 0, 0, 0, 0x1F, 0xFF, 0xFF, 0x00},
 		dir:   DataOut, length: func(cdb *[16]byte) int { return be16(cdb[7:]) },
 		class: classWrite, flags: writes, run: unmap,
 	},
@@ -14,7 +14,7 @@ var provisioningCommands = []row{
 		opcode: 0x9E, action: 0x12, name: "GET LBA STATUS",
 		usage: []byte{
 			0x9E, 0x12, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF,
-			0xFF, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF, 0, 0x07,
+			0xFF, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF, 0, 0x00,
 		},
 		dir: DataIn, length: func(cdb *[16]byte) int { return int(be32(cdb[10:])) },
 		class: classRead, run: getLBAStatus,

@@ -6,26 +6,26 @@ import "encoding/binary"
 var reportCommands = []row{
 	{
 		opcode: 0xA0, action: noServiceAction, name: "REPORT LUNS",
-		usage: []byte{0xA0, 0, 0xFF, 0, 0, 0, 0xFF, 0xFF, 0xFF, 0xFF, 0, 0x07},
+		usage: []byte{0xA0, 0, 0xFF, 0, 0, 0, 0xFF, 0xFF, 0xFF, 0xFF, 0, 0x00},
 		dir:   DataIn, length: func(cdb *[16]byte) int { return int(be32(cdb[6:])) },
 		class: classAlways, flags: passAttention | passUnready | passALUA | passReserve6 | anyLUN,
 		run: reportLUNs,
 	},
 	{
 		opcode: 0xA3, action: 0x0C, name: "REPORT SUPPORTED OPERATION CODES",
-		usage: []byte{0xA3, 0x0C, 0x87, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF, 0, 0x07},
+		usage: []byte{0xA3, 0x0C, 0x87, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF, 0, 0x00},
 		dir:   DataIn, length: func(cdb *[16]byte) int { return int(be32(cdb[6:])) },
 		class: classAlways, flags: passUnready, run: reportOpcodes,
 	},
 	{
 		opcode: 0xA3, action: 0x0D, name: "REPORT SUPPORTED TASK MANAGEMENT FUNCTIONS",
-		usage: []byte{0xA3, 0x0D, 0x80, 0, 0, 0, 0xFF, 0xFF, 0xFF, 0xFF, 0, 0x07},
+		usage: []byte{0xA3, 0x0D, 0x80, 0, 0, 0, 0xFF, 0xFF, 0xFF, 0xFF, 0, 0x00},
 		dir:   DataIn, length: func(cdb *[16]byte) int { return int(be32(cdb[6:])) },
 		class: classAlways, flags: passUnready, run: reportTaskManagement,
 	},
 	{
 		opcode: 0xA3, action: 0x05, name: "REPORT IDENTIFYING INFORMATION",
-		usage: []byte{0xA3, 0x05, 0, 0, 0, 0, 0xFF, 0xFF, 0xFF, 0xFF, 0xFE, 0x07},
+		usage: []byte{0xA3, 0x05, 0, 0, 0, 0, 0xFF, 0xFF, 0xFF, 0xFF, 0xFE, 0x00},
 		dir:   DataIn, length: func(cdb *[16]byte) int { return int(be32(cdb[6:])) },
 		class: classAlways, run: reportIdentifying,
 	},

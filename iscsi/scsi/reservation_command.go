@@ -10,8 +10,8 @@ const (
 )
 
 var reservationCommands = []row{
-	{opcode: opReserve6, action: noServiceAction, name: "RESERVE(6)", usage: []byte{opReserve6, 0, 0, 0, 0, 0x07}, class: classOwn, run: reserve6},
-	{opcode: opRelease6, action: noServiceAction, name: "RELEASE(6)", usage: []byte{opRelease6, 0, 0, 0, 0, 0x07}, class: classOwn, run: release6},
+	{opcode: opReserve6, action: noServiceAction, name: "RESERVE(6)", usage: []byte{opReserve6, 0, 0, 0, 0, 0x00}, class: classOwn, run: reserve6},
+	{opcode: opRelease6, action: noServiceAction, name: "RELEASE(6)", usage: []byte{opRelease6, 0, 0, 0, 0, 0x00}, class: classOwn, run: release6},
 	reserveInRow(0, "PERSISTENT RESERVE IN, READ KEYS", (*reservations).readKeys),
 	reserveInRow(1, "PERSISTENT RESERVE IN, READ RESERVATION", (*reservations).readReservation),
 	{opcode: opPersistentReserveIn, action: 2, name: "PERSISTENT RESERVE IN, REPORT CAPABILITIES", usage: reserveInUsage(2), dir: DataIn, length: reserveInLength, class: classOwn, flags: reserveFlags, run: reportReserveCapabilities},
@@ -30,7 +30,7 @@ var reservationCommands = []row{
 const reserveFlags = passUnready | passALUA
 
 func reserveInUsage(action byte) []byte {
-	return []byte{opPersistentReserveIn, action, 0, 0, 0, 0, 0, 0xFF, 0xFF, 0x07}
+	return []byte{opPersistentReserveIn, action, 0, 0, 0, 0, 0, 0xFF, 0xFF, 0x00}
 }
 
 func reserveInLength(cdb *[16]byte) int { return be16(cdb[7:]) }
@@ -51,7 +51,7 @@ func reserveInRow(action byte, name string, read func(*reservations) []byte) row
 }
 
 func reserveOutRow(action reservationAction, name string) row {
-	usage := []byte{opPersistentReserveOut, byte(action), 0xFF, 0, 0, 0xFF, 0xFF, 0xFF, 0xFF, 0x07}
+	usage := []byte{opPersistentReserveOut, byte(action), 0xFF, 0, 0, 0xFF, 0xFF, 0xFF, 0xFF, 0x00}
 	return row{opcode: opPersistentReserveOut, action: int(action), name: "PERSISTENT RESERVE OUT, " + name, usage: usage,
 		dir: DataOut, length: reserveOutLength, class: classOwn, flags: reserveFlags, run: persistentReserveOut}
 }

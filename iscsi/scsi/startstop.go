@@ -4,12 +4,12 @@ package scsi
 var startStopCommands = []row{
 	{
 		opcode: 0x1B, action: noServiceAction, name: "START STOP UNIT",
-		usage: []byte{0x1B, 0x01, 0, 0x0F, 0xF7, 0x07},
+		usage: []byte{0x1B, 0x01, 0, 0x0F, 0xF7, 0x00},
 		class: classOwn, flags: passUnready, run: startStop,
 	},
 	{
 		opcode: 0x1E, action: noServiceAction, name: "PREVENT ALLOW MEDIUM REMOVAL",
-		usage: []byte{0x1E, 0, 0, 0, 0x03, 0x07},
+		usage: []byte{0x1E, 0, 0, 0, 0x03, 0x00},
 		class: classOwn, flags: passUnready, run: preventAllow,
 	},
 }

@@ -172,6 +172,7 @@ func (c *Command) complete() {
 		c.Status, c.Sense, c.Count = TaskAborted, nil, 0
 	}
 	it, waiters, lane := c.it, c.waiters, c.Lane
+	ordered := it != nil && it.ordered > 0
 	if c.state != taskIdle {
 		it.remove(c)
 	}
@@ -180,7 +181,7 @@ func (c *Command) complete() {
 	for _, w := range waiters {
 		w.done(lane)
 	}
-	if it != nil && it.ordered > 0 {
+	if ordered {
 		it.dispatch()
 	}
 }

@@ -197,6 +197,7 @@ func (t *Target) AbortNexus(n *Nexus, lane int, done func()) {
 // learn of it by a unit attention.
 func (lu *LogicalUnit) reset(by *Nexus, lane int, finish func(lane int)) {
 	lu.modes.Store(defaultModes(&lu.opts))
+	lu.resetThresholds()
 	lu.startUnit()
 	lu.reservationReset()
 	lu.attention(attnReset, nil)

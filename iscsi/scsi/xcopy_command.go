@@ -15,7 +15,7 @@ const (
 var xcopyCommands = []row{
 	{
 		opcode: opThirdPartyCopyOut, action: actionExtendedCopy, name: "EXTENDED COPY(LID1)",
-		usage: []byte{opThirdPartyCopyOut, actionExtendedCopy, 0, 0, 0, 0, 0, 0, 0, 0, 0xFF, 0xFF, 0xFF, 0xFF, 0, 0x07},
+		usage: []byte{opThirdPartyCopyOut, actionExtendedCopy, 0, 0, 0, 0, 0, 0, 0, 0, 0xFF, 0xFF, 0xFF, 0xFF, 0, 0x00},
 		dir:   DataOut, length: copyLength, class: classWrite, run: extendedCopy,
 	},
 	copyResultsRow(actionCopyStatus, 0xFF, "RECEIVE COPY STATUS(LID1)", copyStatus),
@@ -28,7 +28,7 @@ func copyLength(cdb *[16]byte) int { return int(be32(cdb[10:])) }
 func copyResultsRow(action, identifier byte, name string, run handler) row {
 	return row{
 		opcode: opThirdPartyCopyIn, action: int(action), name: name,
-		usage: []byte{opThirdPartyCopyIn, action, identifier, 0, 0, 0, 0, 0, 0, 0, 0xFF, 0xFF, 0xFF, 0xFF, 0, 0x07},
+		usage: []byte{opThirdPartyCopyIn, action, identifier, 0, 0, 0, 0, 0, 0, 0, 0xFF, 0xFF, 0xFF, 0xFF, 0, 0x00},
 		dir:   DataIn, length: copyLength, class: classWrite, run: run,
 	}
 }
