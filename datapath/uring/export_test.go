@@ -1,0 +1,11 @@
+package uring
+
+import "lunar/datapath/uring/internal/sys"
+
+// DenyDiscardCommand makes the kernel refuse the discard command, as one without it does; the
+// result undoes that.
+func DenyDiscardCommand() (undo func()) {
+	old := codes[Discard].prep
+	codes[Discard].prep = func(_ *Ring, op *Op, e *sys.SQE) { e.Fallocate(op.File.index, 1<<30, op.Offset, op.Length) }
+	return func() { codes[Discard].prep = old }
+}
