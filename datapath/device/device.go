@@ -39,15 +39,15 @@ type Device struct {
 
 // Open opens the block device at path for direct I/O. A device that only reads opens too.
 func Open(path string) (*Device, error) {
-	real, err := filepath.EvalSymlinks(path)
+	resolved, err := filepath.EvalSymlinks(path)
 	if err != nil {
 		return nil, fmt.Errorf("device %s: %w", path, err)
 	}
-	f, err := openDirect(real)
+	f, err := openDirect(resolved)
 	if err != nil {
 		return nil, fmt.Errorf("device %s: %w", path, err)
 	}
-	d := &Device{Path: real, file: f}
+	d := &Device{Path: resolved, file: f}
 	if err := d.describe(); err != nil {
 		return nil, errors.Join(fmt.Errorf("device %s: %w", path, err), f.Close())
 	}

@@ -145,7 +145,7 @@ func identifyContent(head, tail []byte) (found []Content) {
 			found = append(found, describeContent(s, head))
 		}
 	}
-	if len(found) == 0 && !(zero(head) && zero(tail)) {
+	if len(found) == 0 && (!zero(head) || !zero(tail)) {
 		found = append(found, Content{Type: "data", What: "data of an unknown kind"})
 	}
 	return found

@@ -48,8 +48,8 @@ func identify(sys string) (wwid, source string) {
 func parent(sys string) string { return filepath.Dir(resolve(sys)) }
 
 func resolve(path string) string {
-	if real, err := filepath.EvalSymlinks(path); err == nil {
-		return real
+	if resolved, err := filepath.EvalSymlinks(path); err == nil {
+		return resolved
 	}
 	return path
 }

@@ -8,7 +8,7 @@ import (
 	"sort"
 )
 
-// ErrInvalid: extents that overlap, are out of order, or reach beyond what they describe.
+// ErrInvalid means extents that overlap, are out of order, or reach beyond what they describe.
 var ErrInvalid = errors.New("invalid extents")
 
 // chunkLen is how many extents a chunk has at most; an update copies the chunks that it touches and

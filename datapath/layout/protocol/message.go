@@ -7,7 +7,7 @@ import (
 	"lunar/datapath/layout"
 )
 
-// ErrStale: a message bears an epoch or generation older than what its receiver knows.
+// ErrStale means that a message bears an epoch or generation older than what its receiver knows.
 var ErrStale = errors.New("older than the current epoch or generation")
 
 // ImageID names an image's file as long as it exists, whatever it is renamed to.

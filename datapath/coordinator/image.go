@@ -1,0 +1,259 @@
+package coordinator
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"sync"
+
+	"golang.org/x/sys/unix"
+
+	"lunar/datapath/layout"
+	"lunar/datapath/layout/protocol"
+)
+
+// image is an image's file while a holder has it open.
+type image struct {
+	c    *Coordinator
+	id   protocol.ImageID
+	file *os.File // O_DIRECT
+
+	mu      sync.Mutex // guards what follows
+	path    string
+	table   protocol.Table
+	waiting map[*protocol.Op]chan struct{} // closed when the operation has its range
+	holders map[protocol.HolderID]protocol.Holder
+	lastID  protocol.HolderID
+	layout  *layout.Layout // what the file system has durably
+	window  window
+}
+
+func newImage(c *Coordinator, id protocol.ImageID, path string, f *os.File, l *layout.Layout) *image {
+	return &image{
+		c: c, id: id, path: path, file: f, layout: l,
+		table:   protocol.Table{Epoch: c.opts.Epoch},
+		waiting: map[*protocol.Op]chan struct{}{},
+		holders: map[protocol.HolderID]protocol.Holder{},
+		window:  newWindow(),
+	}
+}
+
+func (im *image) name() string {
+	im.mu.Lock()
+	defer im.mu.Unlock()
+	return im.path
+}
+
+func (im *image) holderCount() int {
+	im.mu.Lock()
+	defer im.mu.Unlock()
+	return len(im.holders)
+}
+
+func (im *image) current() *layout.Layout {
+	im.mu.Lock()
+	defer im.mu.Unlock()
+	return im.layout
+}
+
+// join adds a holder and grants it the whole image, between changes.
+func (im *image) join(ctx context.Context, h protocol.Holder) (g protocol.Grant, id protocol.HolderID, err error) {
+	op := &protocol.Op{Range: protocol.Everywhere}
+	if err := im.admit(ctx, op); err != nil {
+		return g, 0, err
+	}
+	defer im.end(op)
+	im.mu.Lock()
+	defer im.mu.Unlock()
+	im.lastID++
+	im.holders[im.lastID] = h
+	im.table.Join(im.lastID)
+	return im.grant(layout.Range{Len: im.layout.Size()}, 0), im.lastID, nil
+}
+
+// leave removes a holder.
+func (im *image) leave(h protocol.HolderID) {
+	im.mu.Lock()
+	defer im.mu.Unlock()
+	delete(im.holders, h)
+	im.table.Leave(h)
+}
+
+// idle returns when no operation is under way.
+func (im *image) idle(ctx context.Context) error {
+	op := &protocol.Op{Range: protocol.Everywhere, Change: true}
+	if err := im.admit(ctx, op); err != nil {
+		return err
+	}
+	im.end(op)
+	return nil
+}
+
+// admit returns when op has its range.
+func (im *image) admit(ctx context.Context, op *protocol.Op) error {
+	ready := make(chan struct{})
+	im.mu.Lock()
+	im.waiting[op] = ready
+	im.wake(im.table.Begin(op))
+	im.mu.Unlock()
+	select {
+	case <-ready:
+		return nil
+	case <-ctx.Done():
+		im.end(op)
+		return fmt.Errorf("wait for a range of the image: %w: %w", unix.ETIMEDOUT, ctx.Err())
+	}
+}
+
+func (im *image) wake(admitted []*protocol.Op) {
+	for _, op := range admitted {
+		close(im.waiting[op])
+		delete(im.waiting, op)
+	}
+}
+
+func (im *image) end(op *protocol.Op) {
+	im.mu.Lock()
+	defer im.mu.Unlock()
+	delete(im.waiting, op)
+	im.wake(im.table.End(op))
+}
+
+// share runs fn beside others on the range; it changes no mapping.
+func (im *image) share(ctx context.Context, r layout.Range, fn func() error) error {
+	op := &protocol.Op{Range: r}
+	if err := im.admit(ctx, op); err != nil {
+		return err
+	}
+	defer im.end(op)
+	return fn()
+}
+
+// effect is what a change did to the image's mapping.
+type effect uint8
+
+const (
+	none  effect = iota // nothing: the layout stands
+	freed               // blocks became a hole: nothing new is granted
+	moved               // blocks were allocated, converted or shared: commit, then grant
+)
+
+// change runs fn with r for itself, after every holder has returned r, and grants r anew.
+func (im *image) change(ctx context.Context, r layout.Range, fn func() (effect, error)) error {
+	op := &protocol.Op{Range: r, Change: true}
+	if err := im.admit(ctx, op); err != nil {
+		return err
+	}
+	defer im.end(op)
+	did := none
+	err := im.recall(ctx, op)
+	if err == nil {
+		did, err = fn()
+	}
+	if did != none {
+		err = errors.Join(err, im.refresh(r, did))
+	}
+	im.publish(r, op.Number)
+	return err
+}
+
+// recall takes op's range back from every holder, all at once.
+func (im *image) recall(ctx context.Context, op *protocol.Op) error {
+	ctx, cancel := context.WithTimeout(ctx, im.c.opts.RecallTimeout)
+	defer cancel()
+	im.mu.Lock()
+	asked := op.Awaited()
+	holders := make([]protocol.Holder, len(asked))
+	for i, id := range asked {
+		holders[i] = im.holders[id]
+	}
+	im.mu.Unlock()
+	r := protocol.Recall{Call: im.call(), Number: op.Number, Range: op.Range}
+	errs := make([]error, len(asked))
+	each(len(asked), func(i int) { errs[i] = holders[i].Recall(ctx, r) })
+	im.mu.Lock()
+	defer im.mu.Unlock()
+	for i, id := range asked {
+		if errs[i] == nil {
+			im.table.Returned(op, id)
+		}
+	}
+	if !op.Runnable() {
+		return fmt.Errorf("%w: %w", ErrRecall, errors.Join(errs...))
+	}
+	return nil
+}
+
+// each calls fn for 0 to n-1 side by side and waits; the last runs on the caller's goroutine.
+func each(n int, fn func(i int)) {
+	var all sync.WaitGroup
+	for i := range n - 1 {
+		all.Go(func() { fn(i) })
+	}
+	if n > 0 {
+		fn(n - 1)
+	}
+	all.Wait()
+}
+
+func (im *image) call() protocol.Call {
+	return protocol.Call{Image: im.id, Epoch: im.c.opts.Epoch}
+}
+
+// refresh reads r anew from the file system; what was moved is made durable first. On an error the
+// range is withheld: then only the coordinator touches it.
+func (im *image) refresh(r layout.Range, did effect) error {
+	extents, size, err := im.describe(r, did)
+	im.mu.Lock()
+	defer im.mu.Unlock()
+	if err != nil {
+		im.c.opts.Log.Error("layout withheld", "image", im.path, "off", r.Off, "len", r.Len, "err", err)
+		known := r.Intersect(layout.Range{Len: im.layout.Size()})
+		extents, size = []layout.Extent{{FileOff: known.Off, Len: known.Len, State: layout.Withheld}}, im.layout.Size()
+	}
+	l, lerr := im.layout.Resize(size)
+	if lerr == nil {
+		l, lerr = l.Replace(r, extents)
+	}
+	if lerr == nil {
+		im.layout = l
+	}
+	return errors.Join(err, lerr)
+}
+
+func (im *image) describe(r layout.Range, did effect) ([]layout.Extent, int64, error) {
+	if did == moved {
+		if err := unix.Fdatasync(im.fd()); err != nil {
+			return nil, 0, fmt.Errorf("commit: %w", err)
+		}
+	}
+	var st unix.Stat_t
+	if err := unix.Fstat(im.fd(), &st); err != nil {
+		return nil, 0, err
+	}
+	extents, err := fiemap(im.file, r.Intersect(layout.Range{Len: st.Size}))
+	return extents, st.Size, err
+}
+
+func (im *image) fd() int { return int(im.file.Fd()) }
+
+// publish grants r to every holder, and with that ends the recall.
+func (im *image) publish(r layout.Range, ends uint64) {
+	im.mu.Lock()
+	defer im.mu.Unlock()
+	g := im.grant(r.Intersect(layout.Range{Len: im.layout.Size()}), ends)
+	for _, h := range im.holders {
+		h.Publish(g)
+	}
+}
+
+// grant describes r; mu is locked.
+func (im *image) grant(r layout.Range, ends uint64) protocol.Grant {
+	g := protocol.Grant{Call: im.call(), Generation: im.table.NextGeneration(), Size: im.layout.Size(),
+		Range: r, Ends: ends, Free: im.c.free()}
+	for e := range im.layout.In(r) {
+		g.Extents = append(g.Extents, e)
+	}
+	return g
+}

@@ -1,0 +1,161 @@
+package coordinator
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"strings"
+	"time"
+	"unsafe"
+
+	"golang.org/x/sys/unix"
+
+	"lunar/datapath/device"
+)
+
+// FSType is a file system that a volume can have.
+type FSType string
+
+// File systems of volumes.
+const (
+	XFS  FSType = "xfs"
+	Ext4 FSType = "ext4"
+)
+
+// mount is a detached mount: reachable by its descriptors alone.
+type mount struct {
+	fs    FSType
+	tree  *os.File // the mount; O_PATH
+	root  *os.File // its root folder
+	block int64    // the file system's block size
+}
+
+// fsconfigCreateExcl is FSCONFIG_CMD_CREATE_EXCL (kernel 6.6): fails when the file system is
+// mounted already instead of sharing it.
+const fsconfigCreateExcl = 8
+
+// beneath keeps a lookup inside the mount.
+const beneath = unix.RESOLVE_BENEATH | unix.RESOLVE_NO_SYMLINKS | unix.RESOLVE_NO_XDEV | unix.RESOLVE_NO_MAGICLINKS
+
+// attach mounts the device's file system so that no path leads to it.
+func attach(dev *device.Device, fs FSType) (*mount, error) {
+	ctxFd, err := unix.Fsopen(string(fs), unix.FSOPEN_CLOEXEC)
+	if err != nil {
+		return nil, fmt.Errorf("mount %s: kernel has no %s: %w", dev.Path, fs, err)
+	}
+	defer func() { _ = unix.Close(ctxFd) }()
+	err = unix.FsconfigSetString(ctxFd, "source", dev.Path)
+	if err == nil {
+		err = create(ctxFd)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("mount %s as %s: %w%s", dev.Path, fs, err, kernelWords(ctxFd))
+	}
+	const attrs = unix.MOUNT_ATTR_NODEV | unix.MOUNT_ATTR_NOSUID | unix.MOUNT_ATTR_NOEXEC | unix.MOUNT_ATTR_NOATIME
+	fd, err := unix.Fsmount(ctxFd, unix.FSMOUNT_CLOEXEC, attrs)
+	if err != nil {
+		return nil, fmt.Errorf("mount %s as %s: %w", dev.Path, fs, err)
+	}
+	return newMount(fs, os.NewFile(uintptr(fd), dev.Path))
+}
+
+func create(ctxFd int) error {
+	_, _, errno := unix.Syscall6(unix.SYS_FSCONFIG, uintptr(ctxFd), fsconfigCreateExcl, 0, 0, 0, 0)
+	switch errno {
+	case 0:
+		return nil
+	case unix.EINVAL, unix.EOPNOTSUPP:
+		return unix.FsconfigCreate(ctxFd)
+	}
+	return errno
+}
+
+// kernelWords is what the file system says about a failed mount: its messages follow "e ".
+func kernelWords(ctxFd int) string {
+	buf := make([]byte, 4096)
+	var words strings.Builder
+	for range 16 {
+		n, err := unix.Read(ctxFd, buf)
+		if err != nil || n <= 2 {
+			break
+		}
+		words.WriteString("; " + strings.TrimSpace(string(buf[2:n])))
+	}
+	return words.String()
+}
+
+func newMount(fs FSType, tree *os.File) (*mount, error) {
+	m := &mount{fs: fs, tree: tree}
+	root, err := m.open(".", unix.O_RDONLY|unix.O_DIRECTORY, 0)
+	if err != nil {
+		return nil, errors.Join(err, tree.Close())
+	}
+	m.root = root
+	var st unix.Statfs_t
+	if err := unix.Fstatfs(int(root.Fd()), &st); err != nil {
+		return nil, errors.Join(err, m.close())
+	}
+	m.block = st.Bsize
+	return m, nil
+}
+
+// open opens path beneath the root.
+func (m *mount) open(path string, flags uint64, mode uint64) (*os.File, error) {
+	how := unix.OpenHow{Flags: flags | unix.O_CLOEXEC, Mode: mode, Resolve: beneath}
+	for {
+		fd, err := unix.Openat2(int(m.tree.Fd()), path, &how)
+		switch {
+		case err == nil:
+			return os.NewFile(uintptr(fd), path), nil
+		case errors.Is(err, unix.EINTR) || errors.Is(err, unix.EAGAIN): // EAGAIN: a rename raced with the lookup
+			continue
+		}
+		return nil, err
+	}
+}
+
+// space tells the size and what is left.
+func (m *mount) space() (size, free int64, err error) {
+	var st unix.Statfs_t
+	if err := unix.Fstatfs(int(m.root.Fd()), &st); err != nil {
+		return 0, 0, err
+	}
+	return int64(st.Blocks) * st.Bsize, int64(st.Bavail) * st.Bsize, nil
+}
+
+// goingDown is XFS_IOC_GOINGDOWN, which is EXT4_IOC_SHUTDOWN too; noLogFlush lets nothing more reach
+// the device.
+const (
+	goingDown  = 0x8004587d
+	noLogFlush = 2
+)
+
+// shutdown ends the file system at once: nothing more is written, not even the log.
+func (m *mount) shutdown() error {
+	flags := uint32(noLogFlush)
+	_, _, errno := unix.Syscall(unix.SYS_IOCTL, m.root.Fd(), goingDown, uintptr(unsafe.Pointer(&flags)))
+	if errno != 0 {
+		return fmt.Errorf("shut the file system down: %w", errno)
+	}
+	return nil
+}
+
+func (m *mount) close() error {
+	var err error
+	if m.root != nil {
+		err = m.root.Close()
+	}
+	return errors.Join(err, m.tree.Close())
+}
+
+// unmountWait bounds how long close waits for the kernel to let the device go.
+const unmountWait = 30 * time.Second
+
+// unmount closes the mount and waits until the kernel has let the device go.
+func (m *mount) unmount(ctx context.Context, dev *device.Device) error {
+	err := errors.Join(unix.Syncfs(int(m.root.Fd())), m.close())
+	ctx, cancel := context.WithTimeout(ctx, unmountWait)
+	defer cancel()
+	return errors.Join(err, dev.WaitUnused(ctx))
+}

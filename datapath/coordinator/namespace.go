@@ -1,0 +1,263 @@
+package coordinator
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path"
+	"slices"
+	"strings"
+
+	"golang.org/x/sys/unix"
+
+	"lunar/datapath/layout"
+	"lunar/datapath/layout/protocol"
+)
+
+// inName runs fn with the name space to itself, and explains its error.
+func (c *Coordinator) inName(p, operation string, fn func() error) error {
+	if err := checkPath(p); err != nil {
+		return err
+	}
+	if err := c.enter(); err != nil {
+		return explain(p, operation, err)
+	}
+	defer c.calls.Done()
+	c.names.Lock()
+	defer c.names.Unlock()
+	return explain(p, operation, fn())
+}
+
+// Create makes an image, and the folders above it. It appears whole or not at all, also after a
+// crash, and is durable on return.
+func (c *Coordinator) Create(ctx context.Context, p string, o protocol.CreateOptions) error {
+	if unit := max(512, int64(c.dev.LogicalBlock)); o.Size <= 0 || o.Size%unit != 0 || o.Size > layout.MaxSize {
+		return explain(p, "create", fmt.Errorf("%w: %d: give a multiple of %d", ErrSize, o.Size, unit))
+	}
+	return c.inName(p, "create", func() error {
+		return c.build(p, func(f *os.File) error { return c.shape(ctx, f, o) })
+	})
+}
+
+// build makes a nameless file, lets fn shape it, and gives it its name.
+func (c *Coordinator) build(p string, fn func(*os.File) error) error {
+	folder, err := c.fs.openFolder(p, true)
+	if err != nil {
+		return err
+	}
+	defer func() { _ = folder.Close() }()
+	if err := unix.Fstatat(int(folder.Fd()), path.Base(p), new(unix.Stat_t), unix.AT_SYMLINK_NOFOLLOW); err == nil {
+		return ErrExists
+	}
+	f, err := c.fs.open(path.Dir(p), unix.O_TMPFILE|unix.O_RDWR|unix.O_DIRECT, 0o600)
+	if err != nil {
+		return err
+	}
+	defer func() { _ = f.Close() }()
+	if err := errors.Join(fn(f), f.Sync()); err != nil {
+		return err
+	}
+	self := fmt.Sprintf("/proc/self/fd/%d", f.Fd())
+	if err := unix.Linkat(unix.AT_FDCWD, self, int(folder.Fd()), path.Base(p), unix.AT_SYMLINK_FOLLOW); err != nil {
+		return err
+	}
+	return errors.Join(f.Sync(), folder.Sync())
+}
+
+func (c *Coordinator) shape(ctx context.Context, f *os.File, o protocol.CreateOptions) error {
+	if err := f.Truncate(o.Size); err != nil {
+		return err
+	}
+	if !o.Thick && !o.Eager {
+		return nil
+	}
+	if err := unix.Fallocate(int(f.Fd()), 0, 0, o.Size); err != nil {
+		return fmt.Errorf("reserve %d bytes: %w", o.Size, err)
+	}
+	if !o.Eager {
+		return nil
+	}
+	im := &image{c: c, file: f}
+	for off := int64(0); off < o.Size; off += maxChunk {
+		if err := ctx.Err(); err != nil {
+			return err
+		}
+		if err := im.zero(layout.Range{Off: off, Len: min(maxChunk, o.Size-off)}); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// Delete removes an image for good; ErrInUse while it is open.
+func (c *Coordinator) Delete(_ context.Context, p string) error {
+	return c.inName(p, "delete", func() error {
+		folder, err := c.folderOfUnused(p)
+		if err != nil {
+			return err
+		}
+		defer func() { _ = folder.Close() }()
+		return errors.Join(unix.Unlinkat(int(folder.Fd()), path.Base(p), 0), folder.Sync())
+	})
+}
+
+// folderOfUnused checks that an image exists and is not open, and opens its folder.
+func (c *Coordinator) folderOfUnused(p string) (*os.File, error) {
+	f, st, err := c.fs.openImage(p)
+	if err != nil {
+		return nil, err
+	}
+	if err := f.Close(); err != nil {
+		return nil, err
+	}
+	if c.opened(protocol.ImageID(st.Ino)) != nil {
+		return nil, fmt.Errorf("%w: unmap it from its targets first", ErrInUse)
+	}
+	return c.fs.openFolder(p, false)
+}
+
+// Rename gives an image another path on the same volume; ErrInUse while it is open, ErrExists when
+// the new path is taken.
+func (c *Coordinator) Rename(_ context.Context, from, to string) error {
+	if err := checkPath(to); err != nil {
+		return err
+	}
+	return c.inName(from, "rename to "+to, func() error {
+		source, err := c.folderOfUnused(from)
+		if err != nil {
+			return err
+		}
+		defer func() { _ = source.Close() }()
+		target, err := c.fs.openFolder(to, true)
+		if err != nil {
+			return err
+		}
+		defer func() { _ = target.Close() }()
+		err = unix.Renameat2(int(source.Fd()), path.Base(from), int(target.Fd()), path.Base(to), unix.RENAME_NOREPLACE)
+		return errors.Join(err, target.Sync(), source.Sync())
+	})
+}
+
+// Resize changes an image's size. It may grow while it is open. It shrinks only while it is not
+// (ErrInUse), and with force only when data lies beyond the new end (ErrHoldsData).
+func (c *Coordinator) Resize(ctx context.Context, p string, size int64, force bool) error {
+	if unit := max(512, int64(c.dev.LogicalBlock)); size <= 0 || size%unit != 0 || size > layout.MaxSize {
+		return explain(p, "resize", fmt.Errorf("%w: %d: give a multiple of %d", ErrSize, size, unit))
+	}
+	return c.inName(p, "resize", func() error {
+		f, st, err := c.fs.openImage(p)
+		if err != nil {
+			return err
+		}
+		defer func() { _ = f.Close() }()
+		im := c.opened(protocol.ImageID(st.Ino))
+		switch {
+		case size < st.Size && im != nil:
+			return fmt.Errorf("shrink: %w: unmap it from its targets first", ErrInUse)
+		case size < st.Size:
+			return shrink(f, st.Size, size, force)
+		case im == nil:
+			return grow(f, size)
+		}
+		return im.grow(ctx, size)
+	})
+}
+
+func shrink(f *os.File, from, to int64, force bool) error {
+	extents, err := fiemap(f, layout.Range{Off: to, Len: from - to})
+	if err != nil {
+		return err
+	}
+	if !force && slices.ContainsFunc(extents, func(e layout.Extent) bool { return !e.State.Zero() }) {
+		return fmt.Errorf("shrink to %d bytes: %w: force it to lose what lies beyond", to, ErrHoldsData)
+	}
+	return grow(f, to)
+}
+
+// grow sets a size, durably. The page with the old end goes through the page cache, which must not
+// keep it.
+func grow(f *os.File, size int64) error {
+	fd := int(f.Fd())
+	_ = unix.Fadvise(fd, 0, 0, unix.FADV_DONTNEED)
+	err := errors.Join(f.Truncate(size), f.Sync())
+	_ = unix.Fadvise(fd, 0, 0, unix.FADV_DONTNEED)
+	return err
+}
+
+// grow changes an open image's size; the block with the old end is taken back meanwhile, because
+// the file system zeroes its rest.
+func (im *image) grow(ctx context.Context, size int64) error {
+	last := im.current().Size() / im.c.fs.block * im.c.fs.block
+	return im.change(ctx, layout.Range{Off: last, Len: layout.MaxSize - last}, func() (effect, error) {
+		return moved, grow(im.file, size)
+	})
+}
+
+// Clone makes a new image that shares the blocks of another, as they are at this moment; the other
+// may be open. ErrUnsupported where the file system cannot (ext4).
+func (c *Coordinator) Clone(ctx context.Context, from, to string) error {
+	if err := checkPath(to); err != nil {
+		return err
+	}
+	return c.inName(from, "clone to "+to, func() error {
+		f, st, err := c.fs.openImage(from)
+		if err != nil {
+			return err
+		}
+		defer func() { _ = f.Close() }()
+		im := c.opened(protocol.ImageID(st.Ino))
+		if im == nil {
+			return c.reflink(f, to)
+		}
+		return im.change(ctx, protocol.Everywhere, func() (effect, error) { return moved, c.reflink(f, to) })
+	})
+}
+
+func (c *Coordinator) reflink(f *os.File, to string) error {
+	_ = unix.Fadvise(int(f.Fd()), 0, 0, unix.FADV_DONTNEED)
+	return c.build(to, func(t *os.File) error {
+		err := unix.IoctlFileClone(int(t.Fd()), int(f.Fd()))
+		if errors.Is(err, unix.EOPNOTSUPP) {
+			return fmt.Errorf("%w: %s cannot share blocks: use an XFS volume", ErrUnsupported, c.fs.fs)
+		}
+		return err
+	})
+}
+
+// List describes every image on the volume: each regular file, in the order of their paths.
+func (c *Coordinator) List(_ context.Context) ([]protocol.Stat, error) {
+	if err := c.enter(); err != nil {
+		return nil, err
+	}
+	defer c.calls.Done()
+	found, err := c.fs.walk(".", 0, nil)
+	if err != nil {
+		return nil, fmt.Errorf("list images: %w", err)
+	}
+	slices.SortFunc(found, func(a, b protocol.Stat) int { return strings.Compare(a.Path, b.Path) })
+	for i := range found {
+		c.addOpen(&found[i])
+	}
+	return found, nil
+}
+
+// Stat describes one image.
+func (c *Coordinator) Stat(_ context.Context, p string) (s protocol.Stat, err error) {
+	err = c.inName(p, "show", func() error {
+		f, st, err := c.fs.openImage(p)
+		if err != nil {
+			return err
+		}
+		s = statOf(p, &st)
+		c.addOpen(&s)
+		return f.Close()
+	})
+	return s, err
+}
+
+func (c *Coordinator) addOpen(s *protocol.Stat) {
+	if im := c.opened(s.ID); im != nil {
+		s.Opens, s.Extents = im.holderCount(), im.current().Len()
+	}
+}

@@ -1,0 +1,144 @@
+package coordinator
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path"
+	"strings"
+
+	"golang.org/x/sys/unix"
+
+	"lunar/datapath/layout/protocol"
+)
+
+// lostAndFound is ext4's own folder.
+const lostAndFound = "lost+found"
+
+// checkPath tells what is wrong with an image's path within the volume.
+func checkPath(p string) error {
+	reason := ""
+	switch {
+	case p == "":
+		reason = "it is empty"
+	case strings.ContainsRune(p, 0):
+		reason = "it has a NUL"
+	case strings.HasPrefix(p, "/"):
+		reason = "it begins with a slash"
+	case path.Clean(p) != p || p == "." || p == ".." || strings.HasPrefix(p, "../"):
+		reason = "it leaves the volume, or has empty or dot parts"
+	case p == lostAndFound || strings.HasPrefix(p, lostAndFound+"/"):
+		reason = "the file system keeps that name"
+	}
+	if reason == "" {
+		return nil
+	}
+	return fmt.Errorf("image %q: %w: %s: give NAME or DIR/NAME within the volume", p, ErrPath, reason)
+}
+
+// openImage opens an image's file for direct I/O. An image is a regular file.
+func (m *mount) openImage(p string) (*os.File, unix.Stat_t, error) {
+	var st unix.Stat_t
+	if err := checkPath(p); err != nil {
+		return nil, st, err
+	}
+	// Without O_NONBLOCK a FIFO would block here.
+	f, err := m.open(p, unix.O_RDWR|unix.O_DIRECT|unix.O_NOFOLLOW|unix.O_NONBLOCK, 0)
+	if errors.Is(err, unix.EISDIR) {
+		err = fmt.Errorf("%w: it is a folder", ErrPath)
+	}
+	if err != nil {
+		return nil, st, err
+	}
+	err = unix.Fstat(int(f.Fd()), &st)
+	if err == nil && st.Mode&unix.S_IFMT != unix.S_IFREG {
+		err = fmt.Errorf("%w: it is no regular file", ErrPath)
+	}
+	if err != nil {
+		return nil, st, errors.Join(err, f.Close())
+	}
+	return f, st, nil
+}
+
+// openFolder opens the folder that p lies in; with mkdir it and those above it are made.
+func (m *mount) openFolder(p string, mkdir bool) (*os.File, error) {
+	dir := path.Dir(p)
+	if mkdir && dir != "." {
+		if err := m.mkdirAll(dir); err != nil {
+			return nil, err
+		}
+	}
+	return m.open(dir, unix.O_RDONLY|unix.O_DIRECTORY, 0)
+}
+
+func (m *mount) mkdirAll(dir string) error {
+	folder, err := m.open(".", unix.O_RDONLY|unix.O_DIRECTORY, 0)
+	if err != nil {
+		return err
+	}
+	at := ""
+	for _, part := range strings.Split(dir, "/") {
+		err := unix.Mkdirat(int(folder.Fd()), part, 0o700)
+		if err == nil {
+			err = folder.Sync()
+		}
+		_ = folder.Close()
+		if err != nil && !errors.Is(err, unix.EEXIST) {
+			return err
+		}
+		at = path.Join(at, part)
+		if folder, err = m.open(at, unix.O_RDONLY|unix.O_DIRECTORY, 0); err != nil {
+			return err
+		}
+	}
+	return folder.Close()
+}
+
+// Bounds of a walk over the volume.
+const (
+	maxDepth  = 32
+	maxImages = 100_000
+)
+
+// walk lists the regular files below dir.
+func (m *mount) walk(dir string, depth int, found []protocol.Stat) ([]protocol.Stat, error) {
+	folder, err := m.open(dir, unix.O_RDONLY|unix.O_DIRECTORY, 0)
+	if err != nil {
+		return found, err
+	}
+	defer func() { _ = folder.Close() }()
+	entries, err := folder.ReadDir(-1)
+	if err != nil {
+		return found, err
+	}
+	for _, e := range entries {
+		at := path.Join(dir, e.Name())
+		switch {
+		case len(found) >= maxImages:
+			return found, fmt.Errorf("more than %d files: %w", maxImages, ErrUnsupported)
+		case e.IsDir() && at != lostAndFound && depth < maxDepth:
+			if found, err = m.walk(at, depth+1, found); err != nil {
+				return found, err
+			}
+		case e.Type().IsRegular():
+			if st, err := m.stat(folder, at); err == nil {
+				found = append(found, st)
+			}
+		}
+	}
+	return found, nil
+}
+
+// stat describes the file at p, which lies in folder; one that has just gone is fs.ErrNotExist.
+func (m *mount) stat(folder *os.File, p string) (protocol.Stat, error) {
+	var st unix.Stat_t
+	if err := unix.Fstatat(int(folder.Fd()), path.Base(p), &st, unix.AT_SYMLINK_NOFOLLOW); err != nil {
+		return protocol.Stat{}, &fs.PathError{Op: "stat", Path: p, Err: err}
+	}
+	return statOf(p, &st), nil
+}
+
+func statOf(p string, st *unix.Stat_t) protocol.Stat {
+	return protocol.Stat{Path: p, ID: protocol.ImageID(st.Ino), Size: st.Size, Used: st.Blocks * 512, ModTime: st.Mtim.Sec}
+}
