@@ -189,7 +189,7 @@ func (j *copyJob) failed(c *Command, err error) {
 	switch {
 	case status != CheckCondition:
 		c.Status = status
-	case s == senseSpaceExhausted:
+	case s == senseSpaceExhausted && j.phase != copyRead:
 		c.fail(s)
 	default:
 		c.fail(senseCopyThirdParty.with(uint64(j.segment)))

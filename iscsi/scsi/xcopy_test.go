@@ -205,7 +205,7 @@ func TestExtendedCopyRefused(t *testing.T) {
 		{"segment length", edit(51, 9), illegalRequest, 0x2600},
 		{"list usage", edit(1, 1<<3), illegalRequest, 0x2600},
 		{"no list but an identifier", edit(1, 3<<3), illegalRequest, 0x2600},
-		{"block length", edit(30, 8), illegalRequest, 0x2600},
+		{"block length", edit(46, 8), illegalRequest, 0x2600},
 		{"inline data", append(edit(15, 4), 0, 0, 0, 0), illegalRequest, 0x260B},
 		{"device type", edit(17, 1), copyAborted, 0x0D03},
 		{"unknown designator", edit(24, 0x51), copyAborted, 0x0D02},
@@ -240,7 +240,8 @@ func TestExtendedCopyObeysUnits(t *testing.T) {
 	b.wantSense(b.copy(b.nexus, out), copyAborted, 0x2700)
 	b.wantStatus(b.copy(b.nexus, in), Good)
 	lu.opts.ReadOnly = false
-	b.store.fail, b.store.failOps = syscall.ENOSPC, "w"
+	b.fill()
+	b.store.fail, b.store.failOps = syscall.ENOSPC, "wu"
 	b.wantSense(b.copy(b.nexus, in), dataProtect, 0x2707)
 	b.store.failOps = "r"
 	b.wantSense(b.copy(b.nexus, out), copyAborted, 0x0D01)
