@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"strings"
+	"sync"
 	"syscall"
 	"testing"
 )
@@ -421,8 +422,7 @@ func TestReserve6OnTheWire(t *testing.T) {
 
 // Lanes that change reservations and others that do I/O at once; for the race detector.
 func TestReservationsAcrossLanes(t *testing.T) {
-	const lanes = 4
-	posts := make([]chan func(), lanes)
+	posts := make([]chan func(), lanesOfTest)
 	for i := range posts {
 		posts[i] = make(chan func(), 4096)
 	}
@@ -434,10 +434,11 @@ func TestReservationsAcrossLanes(t *testing.T) {
 	if err := target.Map(0, mustUnit(t)); err != nil {
 		t.Fatal(err)
 	}
-	finished := make(chan error, lanes)
+	finished := make(chan error, lanesOfTest)
 	stop := make(chan struct{})
-	for lane := range lanes {
-		go func() {
+	var running sync.WaitGroup
+	for lane := range lanesOfTest {
+		running.Go(func() {
 			finished <- laneWorkload(target, lane, posts[lane])
 			for {
 				select {
@@ -447,16 +448,18 @@ func TestReservationsAcrossLanes(t *testing.T) {
 					return
 				}
 			}
-		}()
+		})
 	}
-	for range lanes {
+	for range lanesOfTest {
 		if err := <-finished; err != nil {
 			t.Error(err)
 		}
 	}
 	close(stop)
+	running.Wait()
 }
 
+// lockedStore saves from other goroutines.
 type lockedStore struct {
 	*savedReservations
 	lock chan struct{}

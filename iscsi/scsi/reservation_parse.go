@@ -27,10 +27,12 @@ func parseReservationOut(cdb *[16]byte, list []byte, sender nexusID, scope *rese
 		return nil, v
 	}
 	o.key, o.actionKey = be64(list[0:]), be64(list[8:])
+	parse := o.parseBasic
 	if o.action == actionRegisterAndMove {
-		return o, o.parseMove(list, scope)
+		parse = o.parseMove
 	}
-	return o, o.parseBasic(list, scope)
+	v := parse(list, scope)
+	return o, v
 }
 
 // parseKind reads SCOPE and TYPE, which count for these service actions only.

@@ -80,7 +80,10 @@ func restoreReservations(record []byte) (*reservations, error) {
 	for _, g := range rec.Registrations {
 		r.restore(g, rec.Type)
 	}
-	return r, r.check(rec)
+	if err := r.check(&rec); err != nil {
+		return nil, err
+	}
+	return r, nil
 }
 
 func (r *reservations) restore(g registrationRecord, kind reservationType) {
@@ -92,7 +95,7 @@ func (r *reservations) restore(g registrationRecord, kind reservationType) {
 }
 
 // check refuses a record that no sequence of commands leads to.
-func (r *reservations) check(rec reservationRecord) error {
+func (r *reservations) check(rec *reservationRecord) error {
 	holders := 0
 	for _, g := range rec.Registrations {
 		if g.Key == 0 || g.Initiator == "" {

@@ -102,7 +102,8 @@ func parseCopyList(list []byte, length uint32) (*copyList, verdict) {
 	if v := l.parseTargets(list[copyHeaderLength:][:targets]); v.status != Good {
 		return nil, v
 	}
-	return l, l.parseSegments(list[copyHeaderLength+targets:][:segments], copyHeaderLength+int(targets))
+	v := l.parseSegments(list[copyHeaderLength+targets:][:segments], copyHeaderLength+int(targets))
+	return l, v
 }
 
 func (l *copyList) parseTargets(p []byte) verdict {

@@ -109,7 +109,7 @@ func (c *Command) startCopy(list *copyList) {
 		return
 	}
 	job := &copyJob{list: list, units: c.target.resolve(list, c.Nexus.initiator), result: result}
-	c.private, c.then = job, advanceCopy
+	c.then = job.run
 	c.it.copies.running++
 	if job.buffer = c.borrow(0, copyChunk); job.buffer == nil {
 		c.Status = Busy

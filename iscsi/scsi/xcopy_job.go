@@ -199,10 +199,7 @@ func (j *copyJob) failed(c *Command, err error) {
 // run drives the job; err is the result of the call before. Backends that complete at once do
 // not deepen the stack.
 func (j *copyJob) run(c *Command, err error) {
-	for {
-		if !j.done(c, err) {
-			break
-		}
+	for j.done(c, err) {
 		c.stepping, c.stepped = true, false
 		more := !c.aborted && j.step(c)
 		c.stepping = false
@@ -222,8 +219,6 @@ func (j *copyJob) end(c *Command) {
 	c.it.copies.running--
 	c.complete()
 }
-
-func advanceCopy(c *Command, err error) { c.private.(*copyJob).run(c, err) }
 
 // resolve finds the units of the CSCD descriptors: of this target first, then by the resolver.
 func (t *Target) resolve(l *copyList, initiator string) []*LogicalUnit {

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/binary"
 	"math/rand/v2"
+	"slices"
 	"syscall"
 	"testing"
 )
@@ -46,11 +47,11 @@ func (l *copyBuilder) offset(src, dst int, n uint32, from, to uint64, fromByte, 
 }
 
 func (l *copyBuilder) list() []byte {
-	p := make([]byte, copyHeaderLength)
+	p := make([]byte, copyHeaderLength, copyHeaderLength+len(l.targets)+len(l.segments))
 	p[0], p[1] = l.id, l.usage<<3
 	binary.BigEndian.PutUint16(p[2:], uint16(len(l.targets)))
 	binary.BigEndian.PutUint32(p[8:], uint32(len(l.segments)))
-	return append(append(p, l.targets...), l.segments...)
+	return slices.Concat(p, l.targets, l.segments)
 }
 
 func copyCDB(length int) [16]byte {
