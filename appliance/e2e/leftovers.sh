@@ -12,10 +12,8 @@ report() {
 }
 
 processes() {
-	for environ in /proc/[0-9]*/environ; do
-		pid=${environ#/proc/} pid=${pid%/environ}
-		tr '\0' '\n' <"$environ" 2>/dev/null | grep -qx "TMPDIR=$dir" || continue
-		printf '%s %s\n' "$pid" "$(tr '\0' ' ' <"/proc/$pid/cmdline" 2>/dev/null)"
+	grep -lzxF "TMPDIR=$dir" /proc/[0-9]*/environ 2>/dev/null | while IFS=/ read -r _ _ pid _; do
+		printf '%s %s\n' "$pid" "$(tr '\0' ' ' <"/proc/$pid/cmdline")"
 	done
 }
 
