@@ -110,7 +110,7 @@ func (c *Client) Unmap(ctx context.Context, target string, lun uint16) error {
 	return c.do(ctx, http.MethodDelete, fmt.Sprintf("%s/luns/%d", targetPath(target), lun), nil, nil)
 }
 
-// Allow lets an initiator log in; with the first one all others are shut out.
+// Allow lets an initiator log in, with the first one all others are shut out; "all" lets every one in.
 func (c *Client) Allow(ctx context.Context, target, initiator string) error {
 	return c.do(ctx, http.MethodPut, targetPath(target)+"/allow/"+url.PathEscape(initiator), nil, nil)
 }

@@ -9,13 +9,14 @@ type CreateTarget struct {
 
 // Target is an iSCSI target.
 type Target struct {
-	Name     string    `json:"name"`
-	LUNs     []LUN     `json:"luns"`
-	Allow    []string  `json:"allow,omitempty"` // empty: every initiator
-	CHAP     *CHAP     `json:"chap,omitempty"`
-	Sessions int       `json:"sessions"`
-	Reason   string    `json:"reason,omitempty"` // why it is not exported now
-	Created  time.Time `json:"created"`
+	Name       string    `json:"name"`
+	LUNs       []LUN     `json:"luns"`
+	Restricted bool      `json:"restricted"`      // only the initiators of Allow may log in
+	Allow      []string  `json:"allow,omitempty"` // initiator names
+	CHAP       *CHAP     `json:"chap,omitempty"`
+	Sessions   int       `json:"sessions"`
+	Reason     string    `json:"reason,omitempty"` // why nobody may log in now
+	Created    time.Time `json:"created"`
 }
 
 // LUN is a mapped image.

@@ -31,11 +31,13 @@ func (v *Volume) SetRedirected(node string, on bool) {
 
 // Target is an iSCSI target with its LUN map and its access rules.
 type Target struct {
-	Name    string    `json:"name"`            // IQN, EUI or NAA name
-	LUNs    []LUN     `json:"luns,omitempty"`  // ordered by Number
-	Allow   []string  `json:"allow,omitempty"` // initiator names; empty: every initiator
-	CHAP    *CHAP     `json:"chap,omitempty"`  // nil: no authentication
+	Name    string    `json:"name"`           // IQN, EUI or NAA name
+	LUNs    []LUN     `json:"luns,omitempty"` // ordered by Number
 	Created time.Time `json:"created"`
+
+	Restricted bool     `json:"restricted,omitempty"` // only the initiators of Allow may log in
+	Allow      []string `json:"allow,omitempty"`      // initiator names, sorted
+	CHAP       *CHAP    `json:"chap,omitempty"`       // nil: no authentication
 }
 
 // LUN maps a number to an image. NAA and Serial are made when it is mapped and never change, so

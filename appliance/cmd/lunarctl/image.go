@@ -17,7 +17,7 @@ func (c *cli) imageCommand() *cobra.Command {
 		ValidArgsFunction: c.complete(c.volumeNames),
 	}
 	show := c.verb("show VOLUME/PATH", "Show an image", 1, c.imageShow)
-	rename := c.verb("rename VOLUME/PATH VOLUME/NEWPATH", "Move an image inside its volume; exports follow", 2, c.imageRename)
+	rename := c.verb("rename VOLUME/PATH VOLUME/NEWPATH", "Move an image that is not exported inside its volume", 2, c.imageRename)
 	clone := c.verb("clone VOLUME/PATH VOLUME/NEWPATH", "Make a copy that shares its blocks with the source", 2, c.imageClone)
 	resize, remove := c.imageResize(), c.imageDelete()
 	for _, cmd := range []*cobra.Command{show, rename, clone, resize, remove} {
@@ -91,7 +91,7 @@ func (c *cli) imageShow(ctx context.Context, args []string) error {
 func (c *cli) imageResize() *cobra.Command {
 	var r api.ChangeImage
 	var bytes func() (int64, error)
-	cmd := c.verb("resize VOLUME/PATH --size S [--force]", "Grow an image, or shrink it with --force", 1, func(ctx context.Context, args []string) (err error) {
+	cmd := c.verb("resize VOLUME/PATH --size S [--force]", "Grow or shrink an image", 1, func(ctx context.Context, args []string) (err error) {
 		if r.Size, err = bytes(); err != nil {
 			return err
 		}
@@ -105,7 +105,7 @@ func (c *cli) imageResize() *cobra.Command {
 		return c.printOne(i, "%s: %s", i.Name(), api.FormatSize(i.Size))
 	})
 	bytes = sizeFlag(cmd, "new size, such as 20GiB")
-	cmd.Flags().BoolVar(&r.Force, "force", false, "shrink: what lies beyond the new end is lost")
+	cmd.Flags().BoolVar(&r.Force, "force", false, "shrink below its data: what lies beyond the new end is lost")
 	return cmd
 }
 

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"strconv"
@@ -68,8 +69,8 @@ func targetCells(r *targetRow) []string {
 		number = strconv.Itoa(int(r.lun.Number))
 	}
 	allow := "all"
-	if len(r.Allow) > 0 {
-		allow = strings.Join(r.Allow, ",")
+	if r.Restricted {
+		allow = cmp.Or(strings.Join(r.Allow, ","), "none")
 	}
 	chap := "no"
 	if r.CHAP != nil {
@@ -124,7 +125,7 @@ func (c *cli) targetUnmap(ctx context.Context, args []string) error {
 
 func (c *cli) targetAllow() *cobra.Command {
 	var remove bool
-	cmd := c.verb("allow IQN INITIATOR-IQN [--remove]", "Let an initiator in; with the first one all others are out", 2,
+	cmd := c.verb("allow IQN INITIATOR-IQN|all [--remove]", "Let an initiator in; with the first one all others are out", 2,
 		func(ctx context.Context, args []string) error {
 			if remove {
 				return firstError(c.client.Disallow(ctx, args[0], args[1]), func() error {
