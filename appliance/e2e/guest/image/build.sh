@@ -1,10 +1,10 @@
 #!/bin/bash
 # Makes the guest's disk (MBR: FAT with SYSLINUX, kernel and initrd; ext4 root), and vmlinuz and initrd beside it for a
 # direct boot. Needs root, but neither mounts nor loop devices. Prints the directory; what is cached there is used again.
-# usage: build.sh CACHE-DIR
+# usage: bash build.sh CACHE-DIR
 set -euo pipefail
 here=$(cd "$(dirname "$0")" && pwd)
-cache=${1:?usage: build.sh CACHE-DIR}
+cache=${1:?usage: bash build.sh CACHE-DIR}
 suite=bookworm
 boot_mib=48
 root_mib=${GUEST_ROOT_MIB:-448}
@@ -31,7 +31,7 @@ base() {
 	mmdebstrap --mode=root --format=tar --variant=essential --include="$include" --quiet \
 		--aptopt='Acquire::Languages "none"' --aptopt='APT::Install-Recommends "false"' \
 		--dpkgopt=force-unsafe-io "${exclude[@]}" \
-		--customize-hook="$here/kernel.sh"' "$1"' \
+		--customize-hook="bash $here/kernel.sh"' "$1"' \
 		"$suite" "$1.part" >&2
 	mv "$1.part" "$1"
 }
@@ -50,7 +50,7 @@ stage() {
 	systemctl --root="$root" -q enable guest-shell.service systemd-networkd.service
 	systemctl --root="$root" -q disable multipathd.service multipathd.socket open-iscsi.service iscsid.service 2>/dev/null || true
 	systemctl --root="$root" -q mask e2scrub_all.timer e2scrub_reap.service fstrim.timer dpkg-db-backup.timer \
-		systemd-networkd-wait-online.service systemd-pcrphase.service systemd-pcrphase-sysinit.service systemd-hwdb-update.service
+		systemd-networkd-wait-online.service systemd-pcrphase.service systemd-pcrphase-sysinit.service systemd-hwdb-update.service serial-getty@hvc0.service
 	systemctl --root="$root" -q set-default multi-user.target
 	touch -r "$root/usr" "$root/etc/.updated" "$root/var/.updated"
 }
