@@ -90,8 +90,9 @@ func (r *Ring) hold(op *Op) {
 	r.heldOps++
 	r.engine.pool.hold(h.buf)
 	op.Held = true
-	r.finish(op, kindOf(op.why), op.why)
+	op.fail(kindOf(op.why), op.why)
 	r.log.Warn("operation held by the kernel after its cancellation", "op", op.Code.String(), "offset", op.Offset, "bytes", len(op.Buf))
+	r.done(op) // at once: Released must not come first
 }
 
 func (h *heldOp) complete(r *Ring, slot uint32, _ int32, _ uint32) {

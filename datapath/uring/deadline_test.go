@@ -182,3 +182,23 @@ func mustPanic(t *testing.T, what string, fn func()) {
 	}()
 	fn()
 }
+
+// TestReleasedAfterDone has the kernel let go in the very batch that reports the operation as held.
+func TestReleasedAfterDone(t *testing.T) {
+	e := uringtest.Open(t, uring.Options{Grace: 10 * time.Millisecond})
+	faulty := newFaulty(t, e, uring.FaultLose)
+	f, events := openFile(t, e, 4096), make(chan string, 2)
+	on(t, e, func(*uring.Ring) {
+		faulty.Submit(&uring.Op{Code: uring.Write, File: f, Buf: make([]byte, 512), Deadline: 50 * time.Millisecond,
+			Done: func(*uring.Op) { events <- "done" }, Released: func() { events <- "released" }})
+	})
+	time.Sleep(55 * time.Millisecond) // the deadline has passed, Grace has not
+	if err := e.Ring(0).Post(func() { time.Sleep(50 * time.Millisecond) }); err != nil {
+		t.Fatal(err)
+	}
+	time.Sleep(20 * time.Millisecond)
+	on(t, e, func(*uring.Ring) { faulty.Release() }) // in the batch that finds Grace over
+	if first, second := wait(t, events), wait(t, events); first != "done" || second != "released" {
+		t.Fatalf("%s before %s", first, second)
+	}
+}
