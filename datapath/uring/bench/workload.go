@@ -116,18 +116,15 @@ func summary(l *latencies, start time.Time, cpu time.Duration) result {
 
 // median of each column by itself.
 func median(rs []result) result {
-	return result{
-		iops: middle(rs, func(r result) float64 { return r.iops }),
-		p50:  time.Duration(middle(rs, func(r result) float64 { return float64(r.p50) })),
-		cpu:  time.Duration(middle(rs, func(r result) float64 { return float64(r.cpu) })),
+	var iops, p50, cpu []float64
+	for _, r := range rs {
+		iops, p50, cpu = append(iops, r.iops), append(p50, float64(r.p50)), append(cpu, float64(r.cpu))
 	}
+	return result{iops: middle(iops), p50: time.Duration(middle(p50)), cpu: time.Duration(middle(cpu))}
 }
 
-func middle(rs []result, get func(result) float64) float64 {
-	v := make([]float64, len(rs))
-	for i, r := range rs {
-		v[i] = get(r)
-	}
+// middle sorts v and returns its median.
+func middle(v []float64) float64 {
 	slices.Sort(v)
 	return (v[(len(v)-1)/2] + v[len(v)/2]) / 2
 }
