@@ -224,7 +224,7 @@ func (c *Coordinator) dropIfUnused(ctx context.Context, im *image) error {
 	c.mu.Lock()
 	delete(c.images, im.id)
 	c.mu.Unlock()
-	return errors.Join(im.idle(ctx), im.file.Close())
+	return errors.Join(im.idle(context.WithoutCancel(ctx)), im.file.Close())
 }
 
 // Close unmounts, after the calls under way have ended, and waits until the kernel has let the

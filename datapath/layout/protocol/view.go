@@ -15,8 +15,10 @@ type View struct {
 	recalled   []recalled
 }
 
+// recalled is a range that I/O waits for: until a grant ends the recall, or the hold is let go.
 type recalled struct {
 	number uint64
+	held   bool
 	layout.Range
 }
 
@@ -46,7 +48,7 @@ func (v *View) Granted(g Grant) (*View, error) {
 	}
 	next := *v
 	next.Layout = l.With(g.Epoch, g.Generation)
-	next.recalled = slices.DeleteFunc(slices.Clone(v.recalled), func(r recalled) bool { return r.number == g.Ends })
+	next.recalled = slices.DeleteFunc(slices.Clone(v.recalled), func(r recalled) bool { return !r.held && r.number == g.Ends })
 	return &next, nil
 }
 
@@ -56,8 +58,23 @@ func (v *View) Recalled(r Recall) (*View, error) {
 		return v, fmt.Errorf("recall of epoch %d in %d: %w", r.Epoch, v.Layout.Epoch, ErrStale)
 	}
 	next := *v
-	next.recalled = append(slices.Clone(v.recalled), recalled{r.Number, r.Range})
+	next.recalled = append(slices.Clone(v.recalled), recalled{number: r.Number, Range: r.Range})
 	return &next, nil
+}
+
+// Held is v with a range that I/O waits for until LetGo with the same number: a late write of this
+// holder may still reach it.
+func (v *View) Held(number uint64, r layout.Range) *View {
+	next := *v
+	next.recalled = append(slices.Clone(v.recalled), recalled{number: number, held: true, Range: r})
+	return &next
+}
+
+// LetGo is v without a hold.
+func (v *View) LetGo(number uint64) *View {
+	next := *v
+	next.recalled = slices.DeleteFunc(slices.Clone(v.recalled), func(r recalled) bool { return r.held && r.number == number })
+	return &next
 }
 
 // Redirect is v with direct I/O forbidden, or allowed again.
@@ -77,7 +94,7 @@ func (v *View) Waits(r layout.Range) bool {
 	return false
 }
 
-// Recalls is the number of recalls that no grant has ended yet.
+// Recalls is the number of ranges that I/O waits for.
 func (v *View) Recalls() int { return len(v.recalled) }
 
 // Direct is the extent at off, and whether I/O there may be direct (or needs none: a Hole's read).

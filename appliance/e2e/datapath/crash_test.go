@@ -1,0 +1,5 @@
+package datapath
+
+const childEnv = "LUNAR_DATAPATH_CHILD"
+
+func child() {}

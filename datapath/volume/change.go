@@ -1,0 +1,252 @@
+package volume
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"sync"
+
+	"golang.org/x/sys/unix"
+
+	"lunar/datapath/layout"
+	"lunar/datapath/uring"
+)
+
+// Flush makes every write that was acknowledged before it durable: in the device's cache, and in
+// the file system where redirected operations went.
+func (im *Image) Flush(lane int, done func(error)) {
+	view := im.view.Load()
+	switch {
+	case view == nil:
+		done(fmt.Errorf("image %s: %w", im.path, ErrClosed))
+	case view.Redirected || im.unsynced.Swap(false):
+		im.flushByCoordinator(lane, done)
+	default:
+		im.flushDevice(lane, done)
+	}
+}
+
+// flushByCoordinator is enough for direct writes too: a file system's fdatasync flushes the device.
+func (im *Image) flushByCoordinator(lane int, done func(error)) {
+	im.send(lane, func(ctx context.Context) error {
+		err := im.v.opts.Coordinator.Flush(ctx, im.call)
+		if err != nil {
+			im.unsynced.Store(true)
+		}
+		im.v.heard(err)
+		return err
+	}, done)
+}
+
+func (im *Image) flushDevice(lane int, done func(error)) {
+	op := &uring.Op{Code: uring.Flush, File: im.v.file, Deadline: im.v.opts.Deadline}
+	op.Done = func(op *uring.Op) {
+		if op.Err != nil && ofPath(op.Err) {
+			im.v.keep.suspect(op.Err)
+			im.flushByCoordinator(lane, done)
+			return
+		}
+		done(op.Err)
+	}
+	im.v.opts.Lanes[lane].Submit(op)
+}
+
+// CompareAndWrite writes data at off if the present content equals expect, atomically against every
+// other command: the coordinator takes the range back from everyone for it.
+func (im *Image) CompareAndWrite(lane int, expect, data []byte, off int64, fua bool, done func(miscompare int, err error)) {
+	err := im.check(im.view.Load(), layout.Range{Off: off, Len: int64(len(data))})
+	if err == nil && len(expect) != len(data) {
+		err = fmt.Errorf("image %s: compare %d bytes, write %d: %w", im.path, len(expect), len(data), ErrRange)
+	}
+	if err != nil {
+		done(-1, err)
+		return
+	}
+	miscompare := -1
+	im.send(lane, func(ctx context.Context) (err error) {
+		miscompare, err = im.v.opts.Coordinator.CompareAndWrite(ctx, im.call, expect, data, off, fua)
+		im.unsynced.Store(true)
+		im.v.counters[len(im.v.desks)].add(redirectedWrite, int64(len(data)))
+		return err
+	}, func(err error) { done(miscompare, err) })
+}
+
+// maxUnmaps bounds the unmaps of an image that wait while others are executed.
+const maxUnmaps = 4096
+
+// unmaps gathers an image's unmaps: those that come while some are executed go together.
+type unmaps struct {
+	im      *Image
+	mu      sync.Mutex // guards what follows; held for moments only
+	waiting []unmap
+	running bool
+}
+
+type unmap struct {
+	layout.Range
+	lane int
+	done func(error)
+}
+
+// Unmap gives the range back to the volume; afterwards it reads as zeroes, all of it.
+func (im *Image) Unmap(lane int, off, n int64, done func(error)) {
+	r := layout.Range{Off: off, Len: n}
+	view := im.view.Load()
+	if err := im.check(view, r); err != nil {
+		done(err)
+		return
+	}
+	if n == 0 || !view.Waits(r) && view.Layout.Is(r, func(s layout.State) bool { return s == layout.Hole }) {
+		done(nil)
+		return
+	}
+	begin, err := im.unmaps.add(unmap{r, lane, done})
+	if err != nil {
+		done(fmt.Errorf("image %s: unmap: %w", im.path, err))
+		return
+	}
+	if begin {
+		im.send(lane, im.unmaps.run, im.unmaps.refused)
+	}
+}
+
+// add queues u; begin is true when nobody is there to execute it.
+func (q *unmaps) add(u unmap) (begin bool, err error) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	if len(q.waiting) >= maxUnmaps {
+		return false, ErrBusy
+	}
+	q.waiting = append(q.waiting, u)
+	begin, q.running = !q.running, true
+	return begin, nil
+}
+
+// take is everything that waits; nothing ends the run.
+func (q *unmaps) take() []unmap {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	all := q.waiting
+	q.waiting = nil
+	q.running = len(all) > 0
+	return all
+}
+
+// run executes what waits until nothing does. It runs on a worker.
+func (q *unmaps) run(ctx context.Context) error {
+	im := q.im
+	for all := q.take(); len(all) > 0; all = q.take() {
+		ranges := merge(all)
+		batch, cancel := context.WithTimeout(context.WithoutCancel(ctx), im.v.opts.Redirected)
+		err := im.v.opts.Coordinator.Unmap(batch, im.call, ranges)
+		cancel()
+		im.unsynced.Store(true)
+		for _, r := range ranges {
+			im.v.metadata(r.Len)
+		}
+		q.answer(all, err)
+	}
+	return nil
+}
+
+// answer calls each one's done on its lane.
+func (q *unmaps) answer(all []unmap, err error) {
+	for _, u := range all {
+		back := func() { u.done(err) }
+		if q.im.v.opts.Lanes[u.lane].Post(back) != nil {
+			back()
+		}
+	}
+}
+
+// refused answers everybody when no worker was to be had. Called on the lane of one of them.
+func (q *unmaps) refused(err error) {
+	if err == nil {
+		return
+	}
+	for all := q.take(); len(all) > 0; all = q.take() {
+		q.answer(all, err)
+	}
+}
+
+// merge joins ranges that touch.
+func merge(all []unmap) (out []layout.Range) {
+	sorted := make([]layout.Range, len(all))
+	for i, u := range all {
+		sorted[i] = u.Range
+	}
+	slices.SortFunc(sorted, func(a, b layout.Range) int { return int(min(1, max(-1, a.Off-b.Off))) })
+	for _, r := range sorted {
+		if n := len(out); n > 0 && r.Off <= out[n-1].End() {
+			out[n-1].Len = max(out[n-1].End(), r.End()) - out[n-1].Off
+			continue
+		}
+		out = append(out, r)
+	}
+	return out
+}
+
+// Calls for callers off the lanes.
+
+// maxBlocking is the most that one step of ReadAt and WriteAt moves.
+const maxBlocking = 1 << 20
+
+// ReadAt fills p from off; the range lies inside the image, in sectors of 512 bytes.
+func (im *Image) ReadAt(p []byte, off int64) (int, error) {
+	return im.steps(p, off, func(lane int, buf, part []byte, off int64, done func(error)) {
+		im.Read(lane, buf, off, func(err error) {
+			copy(part, buf)
+			done(err)
+		})
+	})
+}
+
+// WriteAt stores p at off; the range lies inside the image, in sectors of 512 bytes.
+func (im *Image) WriteAt(p []byte, off int64) (int, error) {
+	return im.steps(p, off, func(lane int, buf, part []byte, off int64, done func(error)) {
+		copy(buf, part)
+		im.Write(lane, buf, off, false, done)
+	})
+}
+
+// Sync makes what was written durable.
+func (im *Image) Sync() error { return im.wait(im.Flush) }
+
+// Discard gives a range back to the volume.
+func (im *Image) Discard(off, n int64) error {
+	return im.wait(func(lane int, done func(error)) { im.Unmap(lane, off, n, done) })
+}
+
+// wait runs one operation on a lane, each call on the next one.
+func (im *Image) wait(operation func(lane int, done func(error))) error {
+	v := im.v
+	lane := int(v.next.Add(1)) % len(v.opts.Lanes)
+	result := make(chan error, 1)
+	if err := v.opts.Lanes[lane].Post(func() { operation(lane, func(err error) { result <- err }) }); err != nil {
+		return fmt.Errorf("image %s: %w", im.path, err)
+	}
+	return <-result
+}
+
+// steps moves p through aligned buffers.
+func (im *Image) steps(p []byte, off int64, step func(lane int, buf, part []byte, off int64, done func(error))) (n int, err error) {
+	pool := im.v.opts.Engine.Pool()
+	buf := pool.Get(min(len(p), maxBlocking))
+	if buf == nil && len(p) > 0 {
+		return 0, fmt.Errorf("image %s: no buffer: %w", im.path, unix.EAGAIN)
+	}
+	if buf != nil {
+		defer pool.Put(buf)
+	}
+	for n < len(p) {
+		part := p[n:min(len(p), n+maxBlocking)]
+		err := im.wait(func(lane int, done func(error)) {
+			step(lane, buf[:len(part)], part, off+int64(n), done)
+		})
+		if err != nil {
+			return n, err
+		}
+		n += len(part)
+	}
+	return n, nil
+}

@@ -1,0 +1,96 @@
+package volume
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"lunar/datapath/device"
+	"lunar/datapath/layout"
+	"lunar/datapath/layout/protocol"
+	"lunar/datapath/uring"
+)
+
+// Coordinator is what a node needs of the volume's coordinator, here or elsewhere. Its methods
+// block. Buffers are the caller's again when a method has returned.
+type Coordinator interface {
+	Epoch() uint64
+	// Attach opens an image for h; the grant describes all of it. Detach ends that.
+	Attach(ctx context.Context, path string, h protocol.Holder) (protocol.Grant, protocol.HolderID, error)
+	Detach(ctx context.Context, call protocol.Call, h protocol.HolderID) error
+
+	Read(ctx context.Context, call protocol.Call, p []byte, off int64) error
+	Write(ctx context.Context, call protocol.Call, p []byte, off int64, fua bool) error
+	Flush(ctx context.Context, call protocol.Call) error
+	Unmap(ctx context.Context, call protocol.Call, ranges []layout.Range) error
+	CompareAndWrite(ctx context.Context, call protocol.Call, expect, data []byte, off int64, fua bool) (miscompare int, err error)
+
+	Create(ctx context.Context, path string, o protocol.CreateOptions) error
+	Delete(ctx context.Context, path string) error
+	Rename(ctx context.Context, from, to string) error
+	Resize(ctx context.Context, path string, size int64, force bool) error
+	Clone(ctx context.Context, from, to string) error
+	List(ctx context.Context) ([]protocol.Stat, error)
+	Stat(ctx context.Context, path string) (protocol.Stat, error)
+	Space(ctx context.Context) (protocol.Space, error)
+}
+
+// Lane is one of the engine's I/O threads; *uring.Ring is one, and what injects faults before it.
+type Lane interface {
+	// Submit is called on the lane's thread; the operation's Done runs there.
+	Submit(op *uring.Op)
+	// Post runs fn on the lane's thread; any goroutine may call it.
+	Post(fn func()) error
+}
+
+// Options sets a Volume up.
+type Options struct {
+	Name        string
+	Device      *device.Device
+	Coordinator Coordinator
+	Engine      *uring.Engine
+	Lanes       []Lane        // default: the engine's rings
+	Workers     int           // that execute redirected I/O; default 32
+	Queue       int           // redirected operations that wait for them; default 4096
+	Deadline    time.Duration // of a direct I/O; default: the engine's
+	Redirected  time.Duration // of a redirected operation; default 60 s
+	Probe       time.Duration // between tries of a failed disk path; default 500 ms
+	Log         *slog.Logger  // default slog.Default()
+}
+
+func (o Options) withDefaults() Options {
+	o.Workers = or(o.Workers, 32)
+	o.Queue = or(o.Queue, 4096)
+	o.Redirected = or(o.Redirected, time.Minute)
+	o.Probe = or(o.Probe, 500*time.Millisecond)
+	if o.Log == nil {
+		o.Log = slog.Default()
+	}
+	if o.Lanes == nil && o.Engine != nil {
+		for i := range o.Engine.Rings() {
+			o.Lanes = append(o.Lanes, o.Engine.Ring(i))
+		}
+	}
+	return o
+}
+
+func or[T ~int | ~int64](v, def T) T {
+	if v == 0 {
+		return def
+	}
+	return v
+}
+
+// Validate tells what is wrong with o.
+func (o Options) Validate() error {
+	switch {
+	case o.Device == nil, o.Coordinator == nil, o.Engine == nil:
+		return fmt.Errorf("volume %s: Options need Device, Coordinator and Engine: %w", o.Name, unix.EINVAL)
+	case o.Workers < 0, o.Queue < 0, o.Deadline < 0, o.Redirected < 0, o.Probe < 0:
+		return fmt.Errorf("volume %s: a negative bound in Options: %w", o.Name, unix.EINVAL)
+	}
+	return nil
+}
