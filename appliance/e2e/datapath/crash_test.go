@@ -1,5 +1,234 @@
 package datapath
 
+import (
+	"bufio"
+	"bytes"
+	"encoding/binary"
+	"fmt"
+	"io"
+	"math/rand/v2"
+	"os"
+	"os/exec"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	"lunar/datapath/coordinator"
+	"lunar/datapath/device"
+	"lunar/datapath/layout/protocol"
+	"lunar/datapath/uring"
+	"lunar/datapath/volume"
+)
+
+// childEnv tells the test binary to be the process that is killed: device and seed.
 const childEnv = "LUNAR_DATAPATH_CHILD"
 
-func child() {}
+const (
+	crashSlots = 4096 // of 4 KiB, each written with its number and a count
+	crashSlot  = 4096
+)
+
+// slot is the content of slot i in its nth version.
+func slot(i int, n uint64) []byte {
+	p := bytes.Repeat([]byte{byte(i), byte(n), 0x5a, 0xa5}, crashSlot/4)
+	binary.LittleEndian.PutUint64(p, uint64(i))
+	binary.LittleEndian.PutUint64(p[8:], n)
+	return p
+}
+
+// child writes slots at random until it is killed, and says on standard output what is durable: after
+// each write with FUA, and after each flush.
+func child() {
+	path, seed, _ := strings.Cut(os.Getenv(childEnv), " ")
+	n, err := strconv.ParseUint(seed, 10, 64)
+	if err == nil {
+		err = writeForever(path, n)
+	}
+	fmt.Println("error", err)
+	os.Exit(1)
+}
+
+func writeForever(path string, seed uint64) error {
+	dev, err := device.Open(path)
+	if err != nil {
+		return err
+	}
+	engine, err := uring.Open(uring.Options{PoolBytes: 8 * mib, Log: quiet()})
+	if err != nil {
+		return err
+	}
+	coord, err := coordinator.Open(ctx, dev, coordinator.Options{Epoch: seed + 1, Log: quiet()})
+	if err != nil {
+		return err
+	}
+	vol, err := volume.Open(ctx, volume.Options{Name: "v", Device: dev, Coordinator: coord, Engine: engine, Log: quiet()})
+	if err != nil {
+		return err
+	}
+	_ = vol.Create(ctx, "a", protocol.CreateOptions{Size: 2 * crashSlots * crashSlot})
+	im, err := vol.OpenImage(ctx, "a")
+	if err != nil {
+		return err
+	}
+	w := writer{im: im, engine: engine, rng: rand.New(rand.NewPCG(seed, 1)), n: seed * 1e6, open: map[int]uint64{}}
+	for {
+		if err := w.step(); err != nil {
+			return err
+		}
+	}
+}
+
+type writer struct {
+	im     *volume.Image
+	engine *uring.Engine
+	rng    *rand.Rand
+	n      uint64
+	open   map[int]uint64 // written, not yet flushed
+}
+
+func (w *writer) step() error {
+	w.n++
+	i, fua := w.rng.IntN(crashSlots), w.rng.IntN(3) == 0
+	if err := w.write(slot(i, w.n), int64(i)*2*crashSlot, fua); err != nil {
+		return err
+	}
+	if w.open[i] = w.n; fua {
+		delete(w.open, i)
+		fmt.Println("durable", i, w.n)
+	}
+	if w.rng.IntN(50) > 0 {
+		return nil
+	}
+	if err := w.im.Sync(); err != nil {
+		return err
+	}
+	for i, n := range w.open {
+		fmt.Println("durable", i, n)
+	}
+	clear(w.open)
+	return nil
+}
+
+func (w *writer) write(p []byte, off int64, fua bool) error {
+	buf := w.engine.Pool().Get(len(p))
+	defer w.engine.Pool().Put(buf)
+	copy(buf, p)
+	done := make(chan error, 1)
+	if err := w.engine.Ring(0).Post(func() { w.im.Write(0, buf, off, fua, func(err error) { done <- err }) }); err != nil {
+		return err
+	}
+	return <-done
+}
+
+// TestKilledInMidWrite kills a writing process again and again: each time everything that it called
+// durable must be there, or something that it wrote later.
+func TestKilledInMidWrite(t *testing.T) {
+	each(t, func(t *testing.T, fs coordinator.FSType) {
+		loop := scratchDevice(t, fs, 400*mib)
+		durable := map[int]uint64{}
+		for round := range uint64(3) {
+			killChild(t, loop.Path, round, durable)
+			checkDurable(t, loop.Path, 1000+round, durable)
+		}
+		if len(durable) == 0 {
+			t.Fatal("nothing was written")
+		}
+	})
+}
+
+func killChild(t *testing.T, path string, seed uint64, durable map[int]uint64) {
+	t.Helper()
+	cmd := exec.Command(os.Args[0])
+	cmd.Env = append(os.Environ(), fmt.Sprintf("%s=%s %d", childEnv, path, seed))
+	out, err := cmd.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	killer := time.AfterFunc(700*time.Millisecond, func() { cmd.Process.Kill() })
+	defer killer.Stop()
+	for lines := bufio.NewScanner(out); lines.Scan(); {
+		var i int
+		var n uint64
+		if _, err := fmt.Sscanf(lines.Text(), "durable %d %d", &i, &n); err != nil {
+			if strings.HasPrefix(lines.Text(), "error") {
+				t.Error(lines.Text())
+			}
+			continue // the last line may be torn
+		}
+		durable[i] = max(durable[i], n)
+	}
+	_, _ = io.Copy(io.Discard, out)
+	_ = cmd.Wait()
+	waitUnused(t, path)
+}
+
+func waitUnused(t *testing.T, path string) {
+	t.Helper()
+	d, err := device.Open(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer d.Close()
+	if err := d.WaitUnused(ctx); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func checkDurable(t *testing.T, path string, epoch uint64, durable map[int]uint64) {
+	t.Helper()
+	n := start(t, path, epoch)
+	defer n.stop()
+	im := n.open("a")
+	for i, want := range durable {
+		p := read(t, im, int64(i)*2*crashSlot, crashSlot)
+		got := binary.LittleEndian.Uint64(p[8:])
+		if got < want || !bytes.Equal(p, slot(i, got)) {
+			t.Fatalf("Durable: slot %d has version %d, %d was acknowledged as durable", i, got, want)
+		}
+	}
+	if err := im.Close(ctx); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// TestPowerFailure shuts the file system down in the middle of writes, without a log flush.
+func TestPowerFailure(t *testing.T) {
+	each(t, func(t *testing.T, fs coordinator.FSType) {
+		loop := scratchDevice(t, fs, 400*mib)
+		n := start(t, loop.Path, 1)
+		im := n.create("a", 2*crashSlots*crashSlot)
+		durable := map[int]uint64{}
+		for i := range 200 {
+			at := i * 17 % crashSlots
+			write(t, im, slot(at, uint64(i+1)), int64(at)*2*crashSlot)
+			if i%20 == 19 {
+				if err := im.Sync(); err != nil {
+					t.Fatal(err)
+				}
+				for j := range i + 1 {
+					durable[j*17%crashSlots] = uint64(j + 1)
+				}
+			}
+		}
+		if err := n.coord.Shutdown(); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := im.WriteAt(slot(1, 1), 2*crashSlots*crashSlot-crashSlot); err == nil {
+			t.Error("a write that allocates went through after the shutdown")
+		}
+		im.Close(ctx)
+		n.t = ignoreErrors{t} // unmounting after a shutdown may complain
+		n.stop()
+		checkDurable(t, loop.Path, 2, durable)
+	})
+}
+
+// ignoreErrors is a test that does not mind.
+type ignoreErrors struct{ testing.TB }
+
+func (ignoreErrors) Error(...any)          {}
+func (ignoreErrors) Errorf(string, ...any) {}
