@@ -147,7 +147,12 @@ func modeFlushed(c *Command, err error) {
 		flushed(c, err)
 		return
 	}
-	c.setModes(c.private.(modeChange))
+	change, ok := c.private.(modeChange)
+	if !ok {
+		c.reject(senseTargetFailure)
+		return
+	}
+	c.setModes(change)
 }
 
 func (c *Command) setModes(change modeChange) {

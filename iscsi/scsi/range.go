@@ -9,9 +9,6 @@ type blockRange struct {
 func (r blockRange) offset() int64 { return int64(r.lba) * blockSize }
 func (r blockRange) bytes() int64  { return int64(r.count) * blockSize }
 
-// rangeFunc takes the range out of a CDB.
-type rangeFunc func(cdb *[16]byte) blockRange
-
 // range6 is that of the 6-byte CDBs: a count of 0 means 256 blocks (SBC-3 §5.10).
 func range6(cdb *[16]byte) blockRange {
 	count := uint64(cdb[4])

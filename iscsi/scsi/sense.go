@@ -39,8 +39,6 @@ var (
 	senseInvalidOpcode       = sense{key: illegalRequest, code: 0x2000}
 	senseInvalidField        = sense{key: illegalRequest, code: 0x2400}
 	senseInvalidParameter    = sense{key: illegalRequest, code: 0x2600}
-	senseParameterNotKnown   = sense{key: illegalRequest, code: 0x2601}
-	senseParameterValue      = sense{key: illegalRequest, code: 0x2602}
 	senseInvalidRelease      = sense{key: illegalRequest, code: 0x2604}
 	senseInformationUnit     = sense{key: illegalRequest, code: 0x0E03}
 	senseParameterLength     = sense{key: illegalRequest, code: 0x1A00}

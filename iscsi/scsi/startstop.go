@@ -47,7 +47,7 @@ func (lu *LogicalUnit) ready() (s sense, ok bool) {
 // than 0 changes nothing: a virtual disk has only the active condition.
 func startStop(c *Command) {
 	start, load, condition := c.CDB[4]&1 != 0, c.CDB[4]&2 != 0, c.CDB[4]>>4
-	if !(start && condition == 0) && c.conflicts(classWrite) {
+	if (!start || condition != 0) && c.conflicts(classWrite) {
 		return
 	}
 	switch {

@@ -32,26 +32,30 @@ func (lu *LogicalUnit) supports(r *row) bool {
 }
 
 func (c *Command) allOpcodes(timeouts bool) []byte {
-	data := make([]byte, 4)
+	data := []byte{0, 0, 0, 0}
 	for _, r := range commands.rows {
 		if !c.lu.supports(r) {
 			continue
 		}
-		d := make([]byte, 8)
-		d[0] = r.opcode
-		if r.action != noServiceAction {
-			binary.BigEndian.PutUint16(d[2:], uint16(r.action))
-			d[5] |= 0x01 // SERVACTV
-		}
-		if timeouts {
-			d[5] |= 0x02 // CTDP
-			d = appendTimeouts(d)
-		}
-		binary.BigEndian.PutUint16(d[6:], uint16(cdbLength(r.opcode)))
-		data = append(data, d...)
+		data = r.appendDescriptor(data, timeouts)
 	}
 	binary.BigEndian.PutUint32(data, uint32(len(data)-4))
 	return data
+}
+
+// appendDescriptor adds the row's command descriptor of the all-commands format.
+func (r *row) appendDescriptor(data []byte, timeouts bool) []byte {
+	var d [8]byte
+	d[0], d[7] = r.opcode, byte(cdbLength(r.opcode))
+	if r.action != noServiceAction {
+		d[3] = byte(r.action)
+		d[5] |= 0x01 // SERVACTV
+	}
+	if !timeouts {
+		return append(data, d[:]...)
+	}
+	d[5] |= 0x02 // CTDP
+	return appendTimeouts(append(data, d[:]...))
 }
 
 // appendTimeouts adds a command timeouts descriptor that names no timeout.

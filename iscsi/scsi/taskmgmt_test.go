@@ -7,7 +7,7 @@ import (
 
 func (b *testbed) pending(n *Nexus) (codes []uint16) {
 	b.t.Helper()
-	for {
+	for range 2 * attentionCount {
 		c := b.run(n, cdb(0x00), nil, 0)
 		if c.Status == Good {
 			return codes
@@ -18,6 +18,8 @@ func (b *testbed) pending(n *Nexus) (codes []uint16) {
 		}
 		codes = append(codes, code)
 	}
+	b.t.Fatalf("unit attentions without end: %04X", codes)
+	return nil
 }
 
 func TestUnitAttentionsByPrecedence(t *testing.T) {

@@ -1,6 +1,9 @@
 package scsi
 
-import "encoding/binary"
+import (
+	"encoding/binary"
+	"fmt"
+)
 
 // vpdPages are the vital product data pages in the order of page 00h, each with what follows its
 // four-byte header. Page 89h (ATA Information) is absent because no ATA device stands behind a
@@ -73,10 +76,9 @@ const (
 // vpdIdentification names the unit (NAA, T10 vendor ID), the port and its group, and the target.
 func (c *Command) vpdIdentification() []byte {
 	o := &c.lu.opts
-	vendor := make([]byte, 8)
-	pad(vendor, o.Vendor)
+	vendor := fmt.Appendf(nil, "%-8s%s", o.Vendor, o.Serial)
 	page := designator(nil, codeBinary, ofUnit|typeNAA, o.NAA)
-	page = designator(page, codeASCII, ofUnit|typeT10, append(vendor, o.Serial...))
+	page = designator(page, codeASCII, ofUnit|typeT10, vendor)
 	page = designator(page, iscsi|codeBinary, ofPort|typePort, []byte{0, 0, byte(c.Nexus.port >> 8), byte(c.Nexus.port)})
 	if group, ok := c.target.targetPortGroup(c.Nexus.port); ok {
 		page = designator(page, iscsi|codeBinary, ofPort|typeGroup, []byte{0, 0, byte(group >> 8), byte(group)})
