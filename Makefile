@@ -16,7 +16,7 @@ PEER     := -tags giouring -ldflags=-checklinkname=0
 # TMPDIR is ours alone, so that what is left behind can be told from what others do here.
 SCRATCH   = scratch=$$(mktemp -d /tmp/lunar.XXXXXX) && trap 'rm -rf $$scratch' EXIT && export TMPDIR=$$scratch
 
-.PHONY: help build run test bench conformance generated format vet lint race peer e2e fuzz clean
+.PHONY: help build run test bench conformance guest-test generated format vet lint race peer e2e fuzz clean
 
 help: ## list the targets
 	@sed -nE 's/^([a-z0-9-]+):.*## (.*)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 22
@@ -80,6 +80,10 @@ bench: build ## the engine and the target beside their peers: a table of ratios
 	@$(PACKAGES) client bench peers
 	$(GO) run $(PEER) ./datapath/uring/bench
 	$(GO) run ./appliance/bench -bin $(BIN)
+
+guest-test: build ## a Linux guest booted from a LUN, and its commands against LIO, tgtd and Lunar
+	@$(PACKAGES) client peers
+	$(GO) run ./appliance/e2e/guest/run -bin $(BIN) -page appliance/docs/guests.md
 
 clean: ## remove build/
 	rm -rf build

@@ -14,10 +14,11 @@ hash_of() { cat "$@" | sha256sum | cut -c1-12; }
 
 need_tools() {
 	local missing=() package
-	for package in mmdebstrap syslinux syslinux-common mtools dosfstools fdisk e2fsprogs cpio zstd kmod xz-utils; do
+	for package in qemu-system-x86 qemu-block-extra mmdebstrap syslinux syslinux-common mtools dosfstools fdisk e2fsprogs cpio kmod xz-utils; do
 		dpkg-query -W -f '${Status}' "$package" 2>/dev/null | grep -q 'ok installed' || missing+=("$package")
 	done
 	[ ${#missing[@]} = 0 ] && return
+	apt-get update -q >&2
 	DEBIAN_FRONTEND=noninteractive apt-get install -y -q --no-install-recommends "${missing[@]}" >&2
 }
 

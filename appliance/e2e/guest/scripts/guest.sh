@@ -72,7 +72,7 @@ random() { head -c "$1" /dev/urandom >"$2"; }
 same() {
 	blockdev --flushbufs "$1"
 	local bytes=$(stat -c %s "$3")
-	dd if="$1" bs=512 skip="$2" count=$((bytes / 512)) iflag=direct status=none | cmp - "$3"
+	dd if="$1" bs=1M skip=$(($2 * 512)) count="$bytes" iflag=direct,skip_bytes,count_bytes status=none | cmp - "$3"
 }
 zero() { head -c $(($3 * 512)) /dev/zero >/run/zeroes && same "$1" "$2" /run/zeroes; }
 put() { dd if="$3" of="$1" bs=1M seek=$(($2 * 512)) oflag=direct,seek_bytes conv=notrunc,fsync status=none; }
