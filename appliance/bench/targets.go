@@ -76,7 +76,7 @@ func (f *field) fileOn(ctx context.Context, device *lab.Loop, name string) (stri
 	if err != nil {
 		return "", err
 	}
-	path := filepath.Join(mount, "disk.img")
+	path := filepath.Join(mount.Path, "disk.img")
 	if err := os.WriteFile(path, nil, 0o600); err != nil {
 		return "", err
 	}

@@ -68,19 +68,19 @@ portals = [%s]
 `, n.lab.Path("state"), n.Socket, strings.Join(portals, ", "))
 }
 
-// Start starts the daemon, again after a Stop or Kill, and waits until it answers.
+// Start starts the daemon, again after a Stop or Kill, and waits until it says READY, as systemd would.
 func (n *Lunard) Start(ctx context.Context) error {
-	p, err := n.lab.Start(filepath.Join(n.lab.Bin, "lunard"), "--config", n.ConfigPath)
+	ready, err := listenNotify(n.lab.Path("notify"))
 	if err != nil {
 		return err
 	}
-	n.Process = p
-	err = Poll(startLimit, func() error {
-		_, err := n.Ctl(ctx, "version")
+	defer ready.Close() //nolint:errcheck // nothing is lost
+	argv := []string{"env", "NOTIFY_SOCKET=" + n.lab.Path("notify"), filepath.Join(n.lab.Bin, "lunard"), "--config", n.ConfigPath}
+	if n.Process, err = n.lab.Start(argv...); err != nil {
 		return err
-	})
-	if err != nil {
-		return fmt.Errorf("lunard does not answer: %w\n%s", err, p.Log())
+	}
+	if err := awaitReady(ctx, ready, n.Process); err != nil {
+		return fmt.Errorf("lunard: %w\n%s", err, n.Log())
 	}
 	return nil
 }

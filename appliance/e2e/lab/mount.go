@@ -8,13 +8,12 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// MountXFS formats device and mounts it below the lab's folder; it returns the mount point.
-func (l *Lab) MountXFS(ctx context.Context, device *Loop, name string) (string, error) {
+// MountXFS formats device and mounts it below the lab's folder; Close unmounts it.
+func (l *Lab) MountXFS(ctx context.Context, device *Loop, name string) (*Mount, error) {
 	if _, err := Run(ctx, "mkfs.xfs", "-q", "-f", device.Path); err != nil {
-		return "", err
+		return nil, err
 	}
-	mount, err := l.Mount(device.Path, name, "xfs", 0)
-	return mount.Path, err
+	return l.Mount(device.Path, name, "xfs", 0)
 }
 
 // Mount is a mounted file system.
@@ -28,10 +27,10 @@ type Mount struct {
 func (l *Lab) Mount(device, name, fsType string, flags uintptr) (*Mount, error) {
 	m := &Mount{Path: l.Path(name)}
 	if err := os.MkdirAll(m.Path, 0o700); err != nil {
-		return m, err
+		return nil, err
 	}
 	if err := unix.Mount(device, m.Path, fsType, flags, ""); err != nil {
-		return m, fmt.Errorf("mount %s on %s: %w", device, m.Path, err)
+		return nil, fmt.Errorf("mount %s on %s: %w", device, m.Path, err)
 	}
 	m.mounted = true
 	l.own(m.Close)

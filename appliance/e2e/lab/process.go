@@ -144,3 +144,15 @@ func Poll(limit time.Duration, ready func() error) error {
 		time.Sleep(20 * time.Millisecond)
 	}
 }
+
+// ExitStatus is the status that Run's error tells, 0 without one and -1 if the program did not exit.
+func ExitStatus(err error) int {
+	var status *exec.ExitError
+	switch {
+	case err == nil:
+		return 0
+	case errors.As(err, &status):
+		return status.ExitCode()
+	}
+	return -1
+}
