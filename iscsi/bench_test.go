@@ -49,7 +49,8 @@ type pumpSocket struct {
 	sent     func(error)
 	sentDone func()
 	out      int // bytes that the target sent
-	last     []byte
+	closed   bool
+	conn     *conn
 }
 
 func newPumpSocket(l *pumpLane) *pumpSocket {
@@ -61,7 +62,6 @@ func newPumpSocket(l *pumpLane) *pumpSocket {
 func (s *pumpSocket) Recv(p []byte, done func(int, error)) { s.dst, s.received = p, done }
 
 func (s *pumpSocket) Send(bufs [][]byte, done func(error)) {
-	s.last = bufs[0]
 	for _, b := range bufs {
 		s.out += len(b)
 	}
@@ -69,7 +69,23 @@ func (s *pumpSocket) Send(bufs [][]byte, done func(error)) {
 	_ = s.lane.Post(s.sentDone)
 }
 
-func (s *pumpSocket) Close(closed func()) { _ = s.lane.Post(closed) }
+func (s *pumpSocket) Close(closed func()) {
+	s.closed = true
+	_ = s.lane.Post(closed)
+}
+
+// feedOpen is feed for a stream that may end the connection, or have the target stop to listen.
+func (s *pumpSocket) feedOpen(p []byte) {
+	for len(p) > 0 && !s.closed && s.received != nil {
+		received := s.received
+		s.received = nil
+		n := copy(s.dst, p)
+		p = p[n:]
+		received(n, nil)
+		s.lane.batch()
+		s.lane.pump()
+	}
+}
 
 // feed hands the target as much of p as it takes at a time.
 func (s *pumpSocket) feed(p []byte) {
@@ -82,15 +98,16 @@ func (s *pumpSocket) feed(p []byte) {
 	}
 }
 
-// arena lends buffers of one size without allocating.
+// arena lends buffers, and allocates none while all are of one size.
 type arena struct{ free [][]byte }
 
 func (a *arena) Get(n int) []byte {
-	if len(a.free) == 0 {
-		return make([]byte, n, 256<<10)
+	last := len(a.free) - 1
+	if last < 0 || cap(a.free[last]) < n {
+		return make([]byte, n)
 	}
-	p := a.free[len(a.free)-1]
-	a.free = a.free[:len(a.free)-1]
+	p := a.free[last]
+	a.free = a.free[:last]
 	return p[:n]
 }
 
@@ -99,12 +116,12 @@ func (a *arena) Put(p []byte) { a.free = append(a.free, p) }
 // null is a scsi.Backend that does nothing, at once.
 type null struct{ memory }
 
-func (n *null) Size() int64                                           { return 1 << 40 }
+func (n *null) Size() int64                                           { return 1 << 26 }
 func (n *null) Read(_ int, _ []byte, _ int64, done func(error))       { done(nil) }
 func (n *null) Write(_ int, _ []byte, _ int64, _ bool, d func(error)) { d(nil) }
 
-// newPump logs an initiator in to a null disk on a pumpLane.
-func newPump(t testing.TB, pairs ...string) (*pumpSocket, uint32) {
+// newBarePump connects to a server with a null disk on a pumpLane.
+func newBarePump(t testing.TB) *pumpSocket {
 	t.Helper()
 	l := &pumpLane{}
 	l.sock = newPumpSocket(l)
@@ -124,26 +141,33 @@ func newPump(t testing.TB, pairs ...string) (*pumpSocket, uint32) {
 	if err := s.AddTarget(Export{Name: testTarget, Target: target}); err != nil {
 		t.Fatal(err)
 	}
-	c := newConn(s.reactors[0], &portal{server: s}, "bench", &net.TCPAddr{})
+	l.sock.conn = newConn(s.reactors[0], &portal{server: s}, "bench", &net.TCPAddr{})
 	fd, err := unix.Dup(0)
 	if err != nil {
 		t.Fatal(err)
 	}
-	c.open(fd)
+	l.sock.conn.open(fd)
+	return l.sock
+}
+
+// newPump logs in as well, and returns the next CmdSN.
+func newPump(t testing.TB, pairs ...string) (*pumpSocket, uint32) {
+	t.Helper()
+	s := newBarePump(t)
 	var h pdu.Header
 	h.Reset(pdu.OpLoginRequest, pdu.LoginFlags(true, false, pdu.StageOperational, pdu.StageFull))
 	h.SetImmediate()
 	keys := append([]string{"InitiatorName", testInitiator, "TargetName", testTarget}, pairs...)
-	l.sock.feed((&client{}).encode(&h, text(keys...)))
+	s.feed((&client{}).encode(&h, text(keys...)))
 	h = *scsiHeader(cdb(0), 0, 0)
 	for sn := range uint32(3) {
 		h.SetCmdSN(sn)
-		l.sock.feed((&client{}).encode(&h, nil))
+		s.feed((&client{}).encode(&h, nil))
 	}
-	if c.session == nil {
+	if s.conn.session == nil {
 		t.Fatal("not logged in")
 	}
-	return l.sock, 3
+	return s, 3
 }
 
 func scsiHeader(cdb []byte, flags byte, edtl int) *pdu.Header {

@@ -146,8 +146,11 @@ func decodeBinary(s string) ([]byte, error) {
 	default:
 		err = errors.New("neither 0x nor 0b")
 	}
-	if err != nil || len(p) == 0 || len(p) > maxBinary {
-		return nil, fmt.Errorf("%w: bad binary value: %v", errCHAP, err)
+	if err != nil {
+		return nil, fmt.Errorf("%w: bad binary value: %w", errCHAP, err)
+	}
+	if len(p) == 0 || len(p) > maxBinary {
+		return nil, fmt.Errorf("%w: binary value of %d bytes", errCHAP, len(p))
 	}
 	return p, nil
 }

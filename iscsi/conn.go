@@ -12,22 +12,19 @@ import (
 
 // Why a connection ended, for the log.
 var (
-	errPeerClosed    = errors.New("iscsi: closed by the initiator")
-	errHeaderDigest  = errors.New("iscsi: header digest error")
-	errProtocol      = errors.New("iscsi: protocol error")
-	errLoginTime     = errors.New("iscsi: login took too long")
-	errLoginFailed   = errors.New("iscsi: login refused")
-	errSilent        = errors.New("iscsi: no answer to a NOP-In")
-	errNoData        = errors.New("iscsi: data that was asked for did not come")
-	errStalled       = errors.New("iscsi: the initiator does not take its answers")
-	errReinstated    = errors.New("iscsi: the initiator logged in anew")
-	errDropped       = errors.New("iscsi: dropped by order")
-	errCut           = errors.New("iscsi: cut at shutdown")
-	errLeft          = errors.New("iscsi: drained")
-	errLoggedOut     = errors.New("iscsi: logged out")
-	errTargetReset   = errors.New("iscsi: target cold reset")
-	errRefused       = errors.New("iscsi: too many connections")
-	errTargetRemoved = errors.New("iscsi: the target was removed")
+	errPeerClosed   = errors.New("iscsi: closed by the initiator")
+	errHeaderDigest = errors.New("iscsi: header digest error")
+	errProtocol     = errors.New("iscsi: protocol error")
+	errLoginTime    = errors.New("iscsi: login took too long")
+	errSilent       = errors.New("iscsi: no answer to a NOP-In")
+	errNoData       = errors.New("iscsi: data that was asked for did not come")
+	errStalled      = errors.New("iscsi: the initiator does not take its answers")
+	errReinstated   = errors.New("iscsi: the initiator logged in anew")
+	errDropped      = errors.New("iscsi: dropped by order")
+	errCut          = errors.New("iscsi: cut at shutdown")
+	errLeft         = errors.New("iscsi: drained")
+	errLoggedOut    = errors.New("iscsi: logged out")
+	errTargetReset  = errors.New("iscsi: target cold reset")
 )
 
 // conn is one connection. All of it belongs to its lane's thread; what says otherwise is constant
@@ -35,40 +32,42 @@ var (
 type conn struct {
 	reactor  *reactor
 	portal   *portal
-	remote   string   // constant
-	local    net.Addr // constant
-	counters connCounters
+	remote   string       // constant
+	local    net.Addr     // constant
+	counters connCounters // atomic
 	sock     Socket
 
-	rx        receiver
-	tx        sender
-	opcodes   *[64]*handler // the phase: login, then full feature
-	opening   opening
-	params    params
-	session   *session // nil before the full feature phase
-	win       window
-	tasks     taskTable
-	text      textExchange
-	refused   bool // over the limit: the login gets "out of resources"
-	recvMax   int  // the DataSegmentLength that was declared to the initiator
-	bytes     int  // of command buffers
-	running   int  // commands in the device server
-	managing  int  // task management functions under way
-	cid       uint16
-	replaced  bool // an older session of the nexus was ended for this one
-	expecting int  // commands that wait for Data-Out
-	nopTag    uint32
-	burstTag  uint32
+	rx      receiver
+	tx      sender
+	opcodes *[64]*handler // of the phase: login, then full feature
+	opening opening
+	params  params
+	session *session // nil before the full feature phase
+	cid     uint16
+	recvMax int // the DataSegmentLength that was declared to the initiator
+	win     window
+	tasks   taskTable
+	text    textExchange
 
-	started  time.Time
-	heard    time.Time // when bytes last came
-	dataAt   time.Time // when Data-Out last came or was asked for
-	leaveBy  time.Time // not zero: the initiator was asked to log out
-	probing  bool      // a NOP-In is unanswered
-	draining bool      // commands under way finish, nothing else comes in
+	bytes     int    // of command buffers
+	running   int    // commands in the device server
+	expecting int    // commands that wait for Data-Out
+	managing  int    // task management functions under way
+	nopTag    uint32 // target transfer tag of the last NOP-In
+	burstTag  uint32 // target transfer tag of the last R2T
+
+	started time.Time
+	heard   time.Time // when bytes last came
+	dataAt  time.Time // when Data-Out last came or was asked for
+	leaveBy time.Time // not zero: the initiator was asked to log out
+
+	refused  bool // over the limit: the login is told "out of resources"
+	replaced bool // an older session of the nexus was ended for this one
+	probing  bool // a NOP-In is unanswered
+	draining bool // commands under way finish, nothing else comes in
 	closing  bool
 	gone     bool // the socket is closed
-	finished bool
+	finished bool // nothing is left in the device server either
 	ended    []func()
 }
 
@@ -201,12 +200,15 @@ func (c *conn) close(why error) {
 	c.sock.Close(c.socketClosed)
 }
 
+// logEnd tells of sessions; a connection that never had one is of interest in debugging alone.
 func (c *conn) logEnd(why error) {
-	args := []any{"remote", c.remote, "reason", why}
-	if c.session != nil {
-		args = append(args, "initiator", c.session.key.initiator, "target", c.session.key.target, "tsih", c.session.tsih)
+	if c.session == nil {
+		c.opts().Log.Debug("iscsi: connection ended", "remote", c.remote, "reason", why)
+		return
 	}
-	c.opts().Log.Info("iscsi: connection ended", args...)
+	k := &c.session.key
+	c.opts().Log.Info("iscsi: session ended", "remote", c.remote, "reason", why,
+		"initiator", k.initiator, "target", k.target, "tsih", c.session.tsih)
 }
 
 // socketClosed frees what only the socket could still touch.

@@ -1,6 +1,7 @@
 package iscsi
 
 import (
+	"fmt"
 	"time"
 
 	"lunar/iscsi/pdu"
@@ -101,7 +102,10 @@ func (c *conn) sendLogin(reply loginStep, tsih uint16) *frame {
 // refuseLogin answers with a status and ends the connection.
 func (c *conn) refuseLogin(status pdu.LoginStatus) {
 	c.reactor.server.totals.loginFailures.Add(1)
-	c.opts().Log.Warn("iscsi: login refused", "remote", c.remote, "status", uint16(status), "login", c.opening.login)
+	if missed, ok := c.reactor.complaints.allow(time.Now()); ok {
+		c.opts().Log.Warn("iscsi: login refused", "remote", c.remote, "status", fmt.Sprintf("0x%04x", uint16(status)),
+			"login", c.opening.login, "not_logged", missed)
+	}
 	if c.opening.requests == 0 {
 		c.opening.head = c.rx.head
 	}

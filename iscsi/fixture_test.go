@@ -3,6 +3,7 @@ package iscsi
 import (
 	"context"
 	"encoding/binary"
+	"errors"
 	"io"
 	"log/slog"
 	"net"
@@ -120,7 +121,7 @@ func (f *fixture) close() {
 		}
 		time.Sleep(time.Millisecond)
 	}
-	if err := f.server.Close(ctx); err != nil {
+	if err := f.server.Close(ctx); err != nil && !errors.Is(err, ErrClosed) {
 		f.t.Errorf("close: %v", err)
 	}
 	if n := f.buffers.inUse(); n > 0 {
@@ -259,8 +260,8 @@ func (c *client) expectClosed() {
 }
 
 func isTimeout(err error) bool {
-	ne, ok := err.(net.Error)
-	return ok && ne.Timeout()
+	var ne net.Error
+	return errors.As(err, &ne) && ne.Timeout()
 }
 
 func (c *client) nextTag() uint32 {

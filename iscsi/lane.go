@@ -7,12 +7,13 @@ import "time"
 type Lane interface {
 	// Index is the lane's number, which scsi.Backend's methods take.
 	Index() int
-	// Attach takes a connected stream socket over, the descriptor included. Called on the lane.
+	// Attach takes a connected stream socket over, the descriptor included; its O_NONBLOCK flag may
+	// be set and is the lane's to change. On an error the caller keeps it. Called on the lane.
 	Attach(fd int) (Socket, error)
 	// Post runs fn on the lane; it may be called from any goroutine. It fails when the lane has closed.
 	Post(fn func()) error
-	// OnBatch runs fn on the lane after each batch of completions, before the thread sleeps:
-	// the place to flush answers together.
+	// OnBatch runs fn on the lane after each batch of completions and posted functions, before the
+	// thread sleeps: the place to flush answers together.
 	OnBatch(fn func())
 	// OnTick runs fn on the lane about four times a second: the place for time limits.
 	OnTick(fn func(now time.Time))

@@ -251,6 +251,9 @@ func (l *login) operate(pairs []pdu.Pair) pdu.LoginStatus {
 
 // LogValue tells the log who tried what.
 func (l *login) LogValue() slog.Value {
+	if l == nil {
+		return slog.Value{}
+	}
 	return slog.GroupValue(slog.String("initiator", l.initiator), slog.String("target", l.target),
 		slog.Bool("discovery", l.discovery), slog.Any("reason", l.reason))
 }

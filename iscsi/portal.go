@@ -87,7 +87,7 @@ func stripZone(addr string) string {
 
 // detach makes the connection's descriptor ours and closes the net.Conn.
 func detach(c net.Conn) (fd int, err error) {
-	defer c.Close()
+	defer func() { _ = c.Close() }()
 	sc, ok := c.(syscall.Conn)
 	if !ok {
 		return -1, fmt.Errorf("iscsi: %T has no descriptor", c)

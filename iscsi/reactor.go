@@ -13,6 +13,8 @@ type reactor struct {
 	hungry taskQueue
 	tasks  taskPool
 	frames framePool
+
+	complaints logLimit
 }
 
 func newReactor(s *Server, l Lane) *reactor {
@@ -74,4 +76,28 @@ func (r *reactor) cutAll() {
 	for c := range r.conns {
 		c.close(errCut)
 	}
+}
+
+// complaintsPerSecond bounds what hostile clients can make one lane log.
+const complaintsPerSecond = 10
+
+// logLimit lets complaintsPerSecond messages through.
+type logLimit struct {
+	second time.Time
+	count  int
+	missed int
+}
+
+// allow tells whether to log now, and how many messages were left out since the last one.
+func (l *logLimit) allow(now time.Time) (missed int, ok bool) {
+	if now.Sub(l.second) >= time.Second {
+		l.second, l.count = now, 0
+	}
+	if l.count >= complaintsPerSecond {
+		l.missed++
+		return 0, false
+	}
+	l.count++
+	missed, l.missed = l.missed, 0
+	return missed, true
 }

@@ -168,7 +168,9 @@ func (s *Server) endSessions(ctx context.Context, target string) error {
 	left := func() bool {
 		all := s.sessions.list(target)
 		for _, x := range all {
-			x.conn.post(x.conn.askToLeave)
+			if x.asked.CompareAndSwap(false, true) {
+				x.conn.post(x.conn.askToLeave)
+			}
 		}
 		return len(all) == 0
 	}
@@ -194,7 +196,7 @@ func (s *Server) Close(ctx context.Context) error {
 	if err := s.await(ctx, none); err != nil {
 		s.onReactors((*reactor).cutAll)
 		errs = append(errs, fmt.Errorf("iscsi: close: %d connections were cut: %w", s.open.Load(), err))
-		last, cancel := context.WithTimeout(context.Background(), time.Second)
+		last, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Second)
 		defer cancel()
 		errs = append(errs, s.await(last, none))
 	}

@@ -3,6 +3,7 @@ package iscsi
 import (
 	"fmt"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"lunar/iscsi/pdu"
@@ -18,7 +19,7 @@ type sessionKey struct {
 }
 
 // session is a session from the end of its login to its end. Its fields do not change once the
-// registry knows it, nexus excepted, which is its lane's.
+// registry knows it, asked excepted, and nexus, which is its lane's.
 type session struct {
 	key                      sessionKey
 	tsih                     uint16
@@ -29,6 +30,7 @@ type session struct {
 	nexus                    *scsi.Nexus
 	conn                     *conn
 	since                    time.Time
+	asked                    atomic.Bool // to leave, by RemoveTarget
 }
 
 // registry knows the sessions by handle and by nexus.

@@ -120,7 +120,7 @@ func ValidName(name string) error {
 	switch strings.ToLower(prefix) {
 	case "iqn", "eui", "naa":
 	default:
-		return fmt.Errorf("%w: %.64q begins with none of iqn. eui. naa.", ErrBadName, name)
+		return fmt.Errorf("%w: %.64q does not begin with iqn, eui or naa and a dot", ErrBadName, name)
 	}
 	if rest == "" || strings.IndexFunc(name, badNameRune) >= 0 {
 		return fmt.Errorf("%w: %.64q", ErrBadName, name)
