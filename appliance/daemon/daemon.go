@@ -1,0 +1,248 @@
+package daemon
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/http"
+	"runtime"
+	"strings"
+	"sync"
+	"time"
+
+	systemd "github.com/coreos/go-systemd/v22/daemon"
+
+	"lunar/appliance/api"
+	"lunar/appliance/cluster"
+	"lunar/appliance/config"
+	"lunar/appliance/server"
+	"lunar/datapath/uring"
+	"lunar/iscsi"
+)
+
+// The bounds of the parts of a stop, each of which the second signal cuts short.
+const (
+	logoutTime  = 20 * time.Second // initiators log out, commands under way end
+	unmountTime = 40 * time.Second // volumes are flushed and unmounted
+	drainTime   = 10 * time.Second // the engine ends
+	apiTime     = 5 * time.Second  // API calls under way end
+)
+
+// Daemon is a running lunard.
+type Daemon struct {
+	config config.Config
+	log    *slog.Logger
+	notify notifier
+
+	db           *cluster.DB
+	engine       *uring.Engine
+	front        *iscsi.Server
+	reservations *reservationStore
+	node         *Node
+	listeners    *listeners
+	api, metrics *http.Server
+	stopTasks    context.CancelFunc
+	tasks        sync.WaitGroup // the API's servers, the watchdog, the retries
+}
+
+// Open starts every part and restores what was exported. On failure nothing is left behind.
+func Open(ctx context.Context, c config.Config, log *slog.Logger) (_ *Daemon, err error) {
+	if bad := c.Validate(); bad != nil {
+		return nil, bad
+	}
+	d := &Daemon{config: c, log: log, notify: notifier{log}, node: newNode(c.Node.Name, log)}
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, d.Close(ctx))
+		}
+	}()
+	for _, part := range []struct {
+		name string
+		open func(context.Context) error
+	}{
+		{"cluster database", d.openDatabase}, {"io_uring engine", d.openEngine}, {"iSCSI server", d.openFront},
+		{"control API", d.openAPI}, {"exports", d.openExports},
+	} {
+		d.notify.status("Starting: %s", part.name)
+		if err := part.open(ctx); err != nil {
+			return nil, fmt.Errorf("%s: %w", part.name, err)
+		}
+	}
+	return d, nil
+}
+
+func (d *Daemon) openDatabase(ctx context.Context) (err error) {
+	d.db, err = cluster.Open(ctx, cluster.Options{Dir: d.config.StateDir, Node: d.config.Node.Name, Config: d.config.Cluster, Log: d.log})
+	d.node.db = d.db
+	return err
+}
+
+func (d *Daemon) openEngine(context.Context) (err error) {
+	e := d.config.Engine
+	o := uring.Options{
+		Rings: e.Rings, InFlight: e.InFlight, Queue: e.Queue, PoolBytes: int64(e.BufferPoolMiB) << 20,
+		Deadline: time.Duration(e.Deadline), Sockets: min(d.config.ISCSI.MaxConnections+64, uring.MaxSockets), Log: d.log,
+	}
+	if o.Rings == 0 {
+		o.Rings = min(runtime.NumCPU(), uring.MaxRings)
+	}
+	d.engine, err = uring.Open(o)
+	d.node.engine, d.node.poolBytes = d.engine, o.PoolBytes
+	return err
+}
+
+func (d *Daemon) openFront(context.Context) (err error) {
+	d.front, err = iscsi.New(iscsi.Options{
+		Lanes: lanes(d.engine), Buffers: d.engine.Pool(), MaxConnections: d.config.ISCSI.MaxConnections, Log: d.log,
+	})
+	d.reservations = newReservationStore(d.db)
+	d.node.front, d.node.reservations = d.front, d.reservations
+	return err
+}
+
+// openAPI opens every socket and serves the API: from now on lunarctl sees the node, also while
+// volumes are still being mounted.
+func (d *Daemon) openAPI(context.Context) (err error) {
+	version := api.BuildVersion()
+	version.Node = d.config.Node.Name
+	s, err := server.New(server.Options{
+		Volumes: d.node, Images: d.node, Targets: d.node, Sessions: d.node, Events: d.node,
+		Stats: d.node.Stats, Version: version, Log: d.log,
+	})
+	if err != nil {
+		return err
+	}
+	if d.listeners, err = d.listen(); err != nil {
+		return err
+	}
+	d.api = d.serve(d.listeners.api, s.Handler())
+	if d.listeners.metrics != nil {
+		d.metrics = d.serve(d.listeners.metrics, s.Metrics())
+	}
+	return nil
+}
+
+// serve runs an HTTP server as one of the daemon's tasks.
+func (d *Daemon) serve(l net.Listener, h http.Handler) *http.Server {
+	s := &http.Server{
+		Handler: h, ReadHeaderTimeout: 10 * time.Second, IdleTimeout: time.Minute, MaxHeaderBytes: 64 << 10,
+		ErrorLog: slog.NewLogLogger(d.log.Handler(), slog.LevelDebug),
+	}
+	d.tasks.Go(func() {
+		if err := s.Serve(l); !errors.Is(err, http.ErrServerClosed) {
+			d.log.Error("http server ended", "address", l.Addr(), "error", err)
+		}
+	})
+	return s
+}
+
+// openExports restores volumes and targets, and then lets initiators in: they never see a target
+// without its LUNs because of a restart.
+func (d *Daemon) openExports(ctx context.Context) error {
+	if err := d.node.restore(ctx); err != nil {
+		return err
+	}
+	for _, l := range d.listeners.portals {
+		if err := d.front.AddPortal(iscsi.Portal{Listener: l}); err != nil {
+			return err
+		}
+	}
+	ctx, d.stopTasks = context.WithCancel(context.WithoutCancel(ctx))
+	d.tasks.Go(func() { d.notify.watch(ctx, d.engine) })
+	d.tasks.Go(func() { d.node.keepTrying(ctx, d.status) })
+	return nil
+}
+
+// Portals are the addresses on which initiators connect.
+func (d *Daemon) Portals() []net.Addr { return d.front.Portals() }
+
+// status tells systemd in words how the node is.
+func (d *Daemon) status() {
+	s := d.node.Stats()
+	absent := 0
+	for i := range s.Volumes {
+		if s.Volumes[i].State == api.StateAbsent {
+			absent++
+		}
+	}
+	var portals []string
+	for _, p := range d.Portals() {
+		portals = append(portals, p.String())
+	}
+	text := fmt.Sprintf("Serving %d volumes, %d targets, %d LUNs on %s", len(s.Volumes)-absent, s.Targets, s.LUNs, strings.Join(portals, ", "))
+	if absent > 0 {
+		text += fmt.Sprintf("; %d volumes are not available", absent)
+	}
+	d.log.Info(text)
+	d.notify.status("%s", text)
+}
+
+// Ready tells systemd and the log that the node serves.
+func (d *Daemon) Ready() {
+	d.status()
+	d.notify.send(systemd.SdNotifyReady)
+}
+
+// Close stops everything in order: initiators first, then volumes, then the engine and the
+// database. It takes at most the sum of the bounds above; when ctx ends it hurries.
+func (d *Daemon) Close(ctx context.Context) error {
+	d.notify.send(systemd.SdNotifyStopping)
+	d.notify.status("Stopping")
+	if d.stopTasks != nil {
+		d.stopTasks()
+	}
+	errs := []error{
+		d.closeFront(ctx), d.closeAPI(ctx), d.closeVolumes(ctx), d.closeEngine(ctx),
+	}
+	d.tasks.Wait()
+	if d.reservations != nil {
+		d.reservations.close()
+	}
+	if d.db != nil {
+		errs = append(errs, d.db.Close())
+	}
+	return errors.Join(errs...)
+}
+
+func (d *Daemon) closeFront(ctx context.Context) error {
+	if d.front == nil {
+		return nil
+	}
+	ctx, cancel := context.WithTimeout(ctx, logoutTime)
+	defer cancel()
+	return d.front.Close(ctx)
+}
+
+func (d *Daemon) closeAPI(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, apiTime)
+	defer cancel()
+	for _, s := range []*http.Server{d.api, d.metrics} {
+		if s != nil && s.Shutdown(ctx) != nil {
+			_ = s.Close()
+		}
+	}
+	if d.listeners != nil {
+		d.listeners.close()
+	}
+	return nil
+}
+
+func (d *Daemon) closeVolumes(ctx context.Context) error {
+	if d.engine == nil {
+		return nil
+	}
+	ctx, cancel := context.WithTimeout(ctx, unmountTime)
+	defer cancel()
+	return d.node.quiesce(ctx)
+}
+
+func (d *Daemon) closeEngine(ctx context.Context) error {
+	if d.engine == nil {
+		return nil
+	}
+	ctx, cancel := context.WithTimeout(ctx, drainTime)
+	defer cancel()
+	return d.engine.Close(ctx)
+}

@@ -1,0 +1,120 @@
+package daemon
+
+import (
+	"cmp"
+	"context"
+	"log/slog"
+	"slices"
+	"sync"
+
+	"lunar/appliance/api"
+	"lunar/appliance/cluster"
+	"lunar/datapath/uring"
+	"lunar/iscsi"
+)
+
+// Node is what the control API acts on: it implements the interfaces of package server.
+type Node struct {
+	name         string
+	log          *slog.Logger
+	db           *cluster.DB
+	engine       *uring.Engine
+	front        *iscsi.Server
+	reservations *reservationStore
+	poolBytes    int64
+
+	// changes has one token: who holds it may change what is on line or exported, and may block.
+	changes chan struct{}
+
+	mu      sync.RWMutex // guards the maps and what their values say is guarded; held for moments
+	volumes map[string]*volumeState
+	targets map[string]*target
+	units   map[unitKey]*unit
+}
+
+func newNode(name string, log *slog.Logger) *Node {
+	n := &Node{
+		name: name, log: log, changes: make(chan struct{}, 1),
+		volumes: map[string]*volumeState{}, targets: map[string]*target{}, units: map[unitKey]*unit{},
+	}
+	n.changes <- struct{}{}
+	return n
+}
+
+// begin waits for the turn to change something; the caller calls end.
+func (n *Node) begin(ctx context.Context) (end func(), err error) {
+	end = func() { n.changes <- struct{}{} }
+	select {
+	case <-n.changes: // even if ctx has ended
+		return end, nil
+	default:
+	}
+	select {
+	case <-n.changes:
+		return end, nil
+	case <-ctx.Done():
+		return nil, api.Errorf(api.Busy, "another change of this node's configuration is still under way: %v", ctx.Err())
+	}
+}
+
+// note writes the operation log, which must not make the operation itself fail.
+func (n *Node) note(ctx context.Context, e cluster.Event) {
+	n.log.Info(e.Text, "event", e.Kind, "volume", e.Volume, "target", e.Target)
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), databaseTimeout)
+	defer cancel()
+	if err := n.db.Append(ctx, e); err != nil {
+		n.log.Warn("the event was not recorded", "error", err)
+	}
+}
+
+// Events implements server.Events.
+func (n *Node) Events(ctx context.Context, follow bool, fn func(api.Event) error) error {
+	past, revision, err := n.db.Events(ctx)
+	if err != nil {
+		return refusal(err)
+	}
+	for i := range past {
+		if err := fn(eventOf(past[i])); err != nil {
+			return err
+		}
+	}
+	if !follow {
+		return nil
+	}
+	return n.db.Follow(ctx, revision, func(e cluster.Event) error { return fn(eventOf(e)) })
+}
+
+func eventOf(e cluster.Event) api.Event {
+	return api.Event{Time: e.Time, Node: e.Node, Kind: e.Kind, Volume: e.Volume, Target: e.Target, Text: e.Text}
+}
+
+// sortedVolumes is the volumes by name.
+func (n *Node) sortedVolumes() []*volumeState {
+	n.mu.RLock()
+	defer n.mu.RUnlock()
+	out := make([]*volumeState, 0, len(n.volumes))
+	for _, v := range n.volumes {
+		out = append(out, v)
+	}
+	slices.SortFunc(out, func(a, b *volumeState) int { return cmp.Compare(a.record.Name, b.record.Name) })
+	return out
+}
+
+// volume finds a volume by name.
+func (n *Node) volume(name string) (*volumeState, error) {
+	n.mu.RLock()
+	defer n.mu.RUnlock()
+	for _, v := range n.volumes {
+		if v.record.Name == name {
+			return v, nil
+		}
+	}
+	return nil, api.Errorf(api.NotFound, "there is no volume %q", name).WithHint("`lunarctl volume list` shows the volumes")
+}
+
+// record is a copy of a volume's record.
+func (n *Node) record(v *volumeState) cluster.Volume {
+	n.mu.RLock()
+	defer n.mu.RUnlock()
+	return v.record
+}

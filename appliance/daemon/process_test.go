@@ -1,0 +1,197 @@
+package daemon
+
+import (
+	"bytes"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"lunar/appliance/api"
+)
+
+// process is a lunard of its own, for what needs signals.
+type process struct {
+	t      *testing.T
+	dir    string
+	portal string
+	cmd    *exec.Cmd
+	ended  chan error
+	log    *safeBuffer
+}
+
+// safeBuffer may be read while a process writes.
+type safeBuffer struct {
+	mu sync.Mutex // guards b
+	b  bytes.Buffer
+}
+
+func (s *safeBuffer) Write(p []byte) (int, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.b.Write(p)
+}
+
+func (s *safeBuffer) String() string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.b.String()
+}
+
+func newProcess(t *testing.T) *process {
+	t.Helper()
+	if os.Geteuid() != 0 {
+		t.Skip("needs root: io_uring's locked memory")
+	}
+	dir, err := os.MkdirTemp("", "lunard")
+	must(t, err)
+	p := &process{t: t, dir: dir, portal: freePort(t)}
+	text := "state_dir = \"" + dir + "/state\"\nsocket = \"" + dir + "/sock\"\nmetrics.listen = \"\"\n" +
+		"iscsi.portals = [\"" + p.portal + "\"]\nengine.buffer_pool_mib = 16\nengine.rings = 1\n"
+	must(t, os.WriteFile(filepath.Join(dir, "c.toml"), []byte(text), 0o600))
+	t.Cleanup(func() { must(t, os.RemoveAll(dir)) })
+	return p
+}
+
+// start runs lunard; args come before its own, as a wrapper's.
+func (p *process) start(env []string, files []*os.File, wrapper ...string) {
+	p.t.Helper()
+	args := append(wrapper, os.Args[0], "--config", filepath.Join(p.dir, "c.toml"))
+	p.cmd = exec.Command(args[0], args[1:]...)
+	p.cmd.Env = append(append(os.Environ(), asLunard+"=1"), env...)
+	p.cmd.ExtraFiles = files
+	p.log = &safeBuffer{}
+	p.cmd.Stderr = p.log
+	must(p.t, p.cmd.Start())
+	p.ended = make(chan error, 1)
+	go func() { p.ended <- p.cmd.Wait() }()
+	p.t.Cleanup(func() {
+		if p.cmd.ProcessState == nil {
+			_ = p.cmd.Process.Kill()
+		}
+		if p.t.Failed() {
+			p.t.Log(p.log.String())
+		}
+	})
+	client := api.NewClient(filepath.Join(p.dir, "sock"))
+	defer client.Close()
+	eventually(p.t, 20*time.Second, "the node serves", func() bool { return strings.Contains(p.log.String(), "Serving ") })
+}
+
+func (p *process) client() *api.Client { return api.NewClient(filepath.Join(p.dir, "sock")) }
+
+// end waits for the process and returns how it ended.
+func (p *process) end(within time.Duration) error {
+	p.t.Helper()
+	select {
+	case err := <-p.ended:
+		return err
+	case <-time.After(within):
+		p.t.Fatalf("still there after %v", within)
+	}
+	return nil
+}
+
+func TestTerminate(t *testing.T) {
+	p := newProcess(t)
+	p.start(nil, nil)
+	must(t, p.cmd.Process.Signal(unix.SIGTERM))
+	must(t, p.end(10*time.Second))
+}
+
+func TestKilledDaemonLosesNothing(t *testing.T) {
+	dev := disk(t)
+	p := newProcess(t)
+	p.start(nil, nil)
+	c := p.client()
+	defer c.Close()
+	b := &bench{t: t, client: c}
+	b.served(dev)
+	must(t, qemuIO(t, p.portal, "", "write -f -P 6 3M 512k", "write -P 8 9M 64k", "flush"))
+	must(t, p.cmd.Process.Kill())
+	_ = p.end(10 * time.Second)
+	p.start(nil, nil)
+	must(t, qemuIO(t, p.portal, "", "read -P 6 3M 512k", "read -P 8 9M 64k", "read -P 0 20M 64k"))
+	must(t, p.cmd.Process.Signal(unix.SIGTERM))
+	must(t, p.end(20*time.Second))
+}
+
+func TestNotify(t *testing.T) {
+	p := newProcess(t)
+	socket := filepath.Join(p.dir, "notify")
+	l, err := net.ListenUnixgram("unixgram", &net.UnixAddr{Name: socket, Net: "unixgram"})
+	must(t, err)
+	defer l.Close()
+	got := &safeBuffer{}
+	var wg sync.WaitGroup
+	wg.Go(func() {
+		buf := make([]byte, 4096)
+		for {
+			n, err := l.Read(buf)
+			if err != nil {
+				return
+			}
+			_, _ = got.Write(append(buf[:n:n], '\n'))
+		}
+	})
+	defer wg.Wait()
+	defer l.Close()
+	p.start([]string{"NOTIFY_SOCKET=" + socket, "WATCHDOG_USEC=900000"}, nil)
+	says := func(what string) func() bool { return func() bool { return strings.Contains(got.String(), what) } }
+	eventually(t, 5*time.Second, "READY", says("READY=1"))
+	eventually(t, 5*time.Second, "a status", says("STATUS=Serving 0 volumes"))
+	eventually(t, 5*time.Second, "three signs of life", func() bool { return strings.Count(got.String(), "WATCHDOG=1") >= 3 })
+	must(t, p.cmd.Process.Signal(unix.SIGTERM))
+	must(t, p.end(10*time.Second))
+	eventually(t, 5*time.Second, "STOPPING", says("STOPPING=1"))
+}
+
+func TestSocketActivation(t *testing.T) {
+	p := newProcess(t)
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	must(t, err)
+	defer l.Close()
+	file, err := l.(*net.TCPListener).File()
+	must(t, err)
+	defer file.Close()
+	p.start([]string{"LISTEN_FDS=1", "LISTEN_FDNAMES=iscsi"}, []*os.File{file}, "sh", "-c", `LISTEN_PID=$$ exec "$0" "$@"`)
+	if !strings.Contains(p.log.String(), "on "+l.Addr().String()) || strings.Contains(p.log.String(), p.portal) {
+		t.Fatalf("it does not listen on %s", l.Addr())
+	}
+	must(t, p.cmd.Process.Signal(unix.SIGTERM))
+	must(t, p.end(10*time.Second))
+}
+
+func TestCommandLine(t *testing.T) {
+	dir := t.TempDir()
+	bad := filepath.Join(dir, "bad.toml")
+	must(t, os.WriteFile(bad, []byte("[iscsi]\nprotals = []\n"), 0o600))
+	good := filepath.Join(dir, "good.toml")
+	must(t, os.WriteFile(good, nil, 0o600))
+	tests := []struct {
+		args []string
+		code int
+		says string
+	}{
+		{[]string{"--version"}, exitOK, "lunard devel"},
+		{[]string{"--help"}, exitOK, "-state-dir"},
+		{[]string{"--colour"}, exitUsage, "not defined"},
+		{[]string{"extra"}, exitUsage, "unexpected argument"},
+		{[]string{"--check", "--config", good}, exitOK, "valid"},
+		{[]string{"--check", "--config", bad}, exitFailed, "bad.toml:2: iscsi.protals: unknown key"},
+		{[]string{"--check", "--config", filepath.Join(dir, "none")}, exitFailed, "no such file"},
+		{[]string{"--check", "--config", good, "--state-dir", "relative"}, exitFailed, "absolute"},
+	}
+	for _, tt := range tests {
+		var out bytes.Buffer
+		if code := Command(tt.args, &out, &out); code != tt.code || !strings.Contains(out.String(), tt.says) {
+			t.Errorf("%v: exit code %d, %s", tt.args, code, out.String())
+		}
+	}
+}

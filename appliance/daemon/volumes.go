@@ -1,0 +1,153 @@
+package daemon
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+
+	"lunar/appliance/api"
+	"lunar/appliance/cluster"
+)
+
+// maxVolumeName bounds a volume's name, which is also a folder of /ClusterStorage.
+const maxVolumeName = 32
+
+func checkVolumeName(name string) error {
+	bad := func(r rune) bool {
+		return !(r == '-' || r == '_' || r == '.' || r >= '0' && r <= '9' || r >= 'a' && r <= 'z' || r >= 'A' && r <= 'Z')
+	}
+	if name == "" || len(name) > maxVolumeName || strings.HasPrefix(name, ".") || strings.ContainsFunc(name, bad) {
+		return api.Errorf(api.Invalid, "%q is not a volume name", name).
+			WithHint("use 1 to %d letters, digits, '-', '_' and '.', not beginning with '.'", maxVolumeName)
+	}
+	return nil
+}
+
+// Volumes implements server.Volumes.
+func (n *Node) Volumes(ctx context.Context) ([]api.Volume, error) {
+	all := n.sortedVolumes()
+	out := make([]api.Volume, len(all))
+	for i, v := range all {
+		out[i] = n.describe(ctx, v)
+	}
+	return out, nil
+}
+
+// Volume implements server.Volumes.
+func (n *Node) Volume(ctx context.Context, name string) (api.VolumeDetail, error) {
+	v, err := n.volume(name)
+	if err != nil {
+		return api.VolumeDetail{}, err
+	}
+	d := api.VolumeDetail{Volume: n.describe(ctx, v)}
+	own := api.VolumeNode{Node: n.name, State: d.State, Reason: d.Reason}
+	if p, release := v.borrow(); p != nil {
+		own.Counters = p.counters()
+		release()
+	}
+	d.Nodes = []api.VolumeNode{own}
+	return d, nil
+}
+
+func (n *Node) describe(ctx context.Context, v *volumeState) api.Volume {
+	r := n.record(v)
+	out := api.Volume{
+		Name: r.Name, WWID: r.WWID, Device: r.Device, FileSystem: r.FileSystem, Epoch: r.Epoch, Created: r.Created,
+		State: api.StateAbsent, Fencing: "not needed: this node is the only one",
+	}
+	p, release := v.borrow()
+	if p == nil {
+		out.Reason = v.why()
+		return out
+	}
+	defer release()
+	out.Coordinator, out.Device = n.name, p.dev.Path
+	out.State, out.Reason = p.state()
+	if space, err := p.vol.Space(ctx); err == nil {
+		out.Size, out.Free = space.Size, space.Free
+	}
+	return out
+}
+
+// RenameVolume implements server.Volumes.
+func (n *Node) RenameVolume(ctx context.Context, name, to string) error {
+	if err := checkVolumeName(to); err != nil {
+		return err
+	}
+	end, err := n.begin(ctx)
+	if err != nil {
+		return err
+	}
+	defer end()
+	v, err := n.volume(name)
+	if err != nil {
+		return err
+	}
+	if err := n.db.RenameVolume(ctx, v.record.ID, to); err != nil {
+		return refusal(err)
+	}
+	n.mu.Lock()
+	v.record.Name = to
+	n.mu.Unlock()
+	n.note(ctx, cluster.Event{Kind: "volume.rename", Volume: to, Text: fmt.Sprintf("volume %s is now %s", name, to)})
+	return nil
+}
+
+// RedirectVolume implements server.Volumes. The wish outlives a restart.
+func (n *Node) RedirectVolume(ctx context.Context, name string, on bool) error {
+	end, err := n.begin(ctx)
+	if err != nil {
+		return err
+	}
+	defer end()
+	v, err := n.volume(name)
+	if err != nil {
+		return err
+	}
+	record, err := n.db.UpdateVolume(ctx, v.record.ID, func(r *cluster.Volume) error { r.SetRedirected(n.name, on); return nil })
+	if err != nil {
+		return refusal(err)
+	}
+	n.mu.Lock()
+	v.record = record
+	n.mu.Unlock()
+	if p, release := v.borrow(); p != nil {
+		defer release()
+		if err := p.redirect(ctx, on); err != nil {
+			return refusal(err)
+		}
+	}
+	word := map[bool]string{true: "redirected", false: "direct"}[on]
+	n.note(ctx, cluster.Event{Kind: "volume.redirect", Volume: name, Text: fmt.Sprintf("volume %s: I/O of node %s is %s by the user's request", name, n.name, word)})
+	return nil
+}
+
+// EjectVolume implements server.Volumes: it refuses while LUNs map its images, then unmounts and
+// forgets. Its files stay.
+func (n *Node) EjectVolume(ctx context.Context, name string) error {
+	end, err := n.begin(ctx)
+	if err != nil {
+		return err
+	}
+	defer end()
+	v, err := n.volume(name)
+	if err != nil {
+		return err
+	}
+	if m := n.mappedOn(v.record.ID); len(m) > 0 {
+		return api.Errorf(api.Busy, "volume %s is exported: %s maps LUN %d to it", name, m[0].Target, m[0].LUN).
+			WithHint("unmap its LUNs first: lunarctl target unmap %s %d", m[0].Target, m[0].LUN)
+	}
+	if err := v.offLine(ctx, "ejected"); err != nil {
+		return refusal(err)
+	}
+	if err := n.db.RemoveVolume(ctx, v.record.ID); err != nil {
+		return refusal(errors.Join(err, n.onLine(context.WithoutCancel(ctx), v)))
+	}
+	n.mu.Lock()
+	delete(n.volumes, v.record.ID)
+	n.mu.Unlock()
+	n.note(ctx, cluster.Event{Kind: "volume.eject", Volume: name, Text: fmt.Sprintf("volume %s on %s was ejected", name, v.record.Device)})
+	return nil
+}
