@@ -323,10 +323,24 @@ func TestRecallBeforeChange(t *testing.T) {
 	o := v.image(t, "a", 4*mib)
 	o.write(t, pattern(4096, 1), 0)
 	o.refuse = errors.New("still writing")
-	if err := v.Unmap(ctx, o.call, []layout.Range{{Off: 0, Len: 4096}}); !errors.Is(err, coordinator.ErrRecall) {
-		t.Fatal(err)
+	for name, change := range map[string]func() error{
+		"unmap":    func() error { return v.Unmap(ctx, o.call, []layout.Range{{Off: 0, Len: 4096}}) },
+		"allocate": func() error { return v.Write(ctx, o.call, pattern(512, 2), 2*mib, false) },
+		"compare and write": func() error {
+			_, err := v.CompareAndWrite(ctx, o.call, pattern(4096, 1), pattern(4096, 2), 0, false)
+			return err
+		},
+		"clone": func() error { return v.Clone(ctx, "a", "b") },
+		"grow":  func() error { return v.Resize(ctx, "a", 8*mib, false) },
+	} {
+		if err := change(); !errors.Is(err, coordinator.ErrRecall) {
+			t.Errorf("%s: %v", name, err)
+		}
 	}
 	o.refuse = nil
+	if l := o.layout(); l.Size() != 4*mib || l.Allocated() != mib {
+		t.Fatalf("changed without the recall: %v", l.Extents())
+	}
 	if !bytes.Equal(o.read(t, 0, 4096), pattern(4096, 1)) {
 		t.Fatal("changed without the recall")
 	}

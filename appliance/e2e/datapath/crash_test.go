@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"bytes"
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"io"
 	"math/rand/v2"
@@ -195,36 +196,107 @@ func checkDurable(t *testing.T, path string, epoch uint64, durable map[int]uint6
 	}
 }
 
-// TestPowerFailure shuts the file system down in the middle of writes, without a log flush.
+// TestPowerFailure shuts the file system down in the middle of writes, without a log flush. Writes
+// with FUA follow those that allocated their blocks: CommitBeforeGrant keeps them.
 func TestPowerFailure(t *testing.T) {
 	each(t, func(t *testing.T, fs coordinator.FSType) {
 		loop := scratchDevice(t, fs, 400*mib)
 		n := start(t, loop.Path, 1)
 		im := n.create("a", 2*crashSlots*crashSlot)
+		w := writer{im: im, engine: n.engine, rng: rand.New(rand.NewPCG(1, 1)), open: map[int]uint64{}}
 		durable := map[int]uint64{}
-		for i := range 200 {
-			at := i * 17 % crashSlots
-			write(t, im, slot(at, uint64(i+1)), int64(at)*2*crashSlot)
-			if i%20 == 19 {
-				if err := im.Sync(); err != nil {
+		for i := range 100 {
+			at, n := i*37%crashSlots, uint64(2*i+2)
+			for version, fua := range []bool{false, true} {
+				if err := w.write(slot(at, n+uint64(version)), int64(at)*2*crashSlot, fua); err != nil {
 					t.Fatal(err)
 				}
-				for j := range i + 1 {
-					durable[j*17%crashSlots] = uint64(j + 1)
-				}
 			}
+			durable[at] = n + 1
 		}
-		if err := n.coord.Shutdown(); err != nil {
-			t.Fatal(err)
-		}
-		if _, err := im.WriteAt(slot(1, 1), 2*crashSlots*crashSlot-crashSlot); err == nil {
-			t.Error("a write that allocates went through after the shutdown")
-		}
-		im.Close(ctx)
-		n.t = ignoreErrors{t} // unmounting after a shutdown may complain
-		n.stop()
+		powerFailure(t, n, im)
 		checkDurable(t, loop.Path, 2, durable)
 	})
+}
+
+// powerFailure ends a node as if its power was cut.
+func powerFailure(t *testing.T, n *node, im *volume.Image) {
+	t.Helper()
+	if err := n.coord.Shutdown(); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := im.WriteAt(make([]byte, 512), im.Size()-512); err == nil {
+		t.Error("a write that allocates went through after the shutdown")
+	}
+	_ = im.Close(ctx)
+	n.t = ignoreErrors{t} // unmounting after a shutdown may complain
+	n.stop()
+}
+
+// TestFlushKeepsAnUnmap takes the power away after an unmap and a flush: it must not come undone.
+func TestFlushKeepsAnUnmap(t *testing.T) {
+	each(t, func(t *testing.T, fs coordinator.FSType) {
+		loop := scratchDevice(t, fs, 400*mib)
+		n := start(t, loop.Path, 1)
+		im := n.create("a", 64*mib)
+		write(t, im, pattern(4*mib, 1), 0)
+		if err := errors.Join(im.Sync(), im.Discard(mib, mib), im.Sync()); err != nil {
+			t.Fatal(err)
+		}
+		powerFailure(t, n, im)
+		again := start(t, loop.Path, 2)
+		got := read(t, again.open("a"), mib, mib)
+		if !bytes.Equal(got, make([]byte, mib)) {
+			t.Fatal("Durable: the unmapped range came back")
+		}
+	})
+}
+
+// TestFUAAndFlushReachTheDevice counts the cache flushes that the kernel sent it.
+func TestFUAAndFlushReachTheDevice(t *testing.T) {
+	loop := scratchDevice(t, coordinator.XFS, 400*mib)
+	n := start(t, loop.Path, 1)
+	im := n.create("a", 64*mib)
+	write(t, im, pattern(mib, 1), 0)
+	if err := im.Sync(); err != nil {
+		t.Fatal(err)
+	}
+	w := writer{im: im, engine: n.engine}
+	for name, c := range map[string]struct {
+		do   func() error
+		want bool
+	}{
+		"write":      {func() error { return w.write(slot(1, 1), 0, false) }, false},
+		"FUA write":  {func() error { return w.write(slot(1, 2), 0, true) }, true},
+		"flush":      {im.Sync, true},
+		"redirected": {func() error { return w.write(slot(1, 3), 32*mib, true) }, true},
+	} {
+		before := flushes(t, loop.Path)
+		if err := c.do(); err != nil {
+			t.Fatal(err)
+		}
+		if got := flushes(t, loop.Path) > before; got != c.want {
+			t.Errorf("%s: flushed %v, want %v", name, got, c.want)
+		}
+	}
+}
+
+// flushes is how many cache flushes a block device was sent, from sysfs.
+func flushes(t *testing.T, path string) int64 {
+	t.Helper()
+	b, err := os.ReadFile("/sys/block/" + strings.TrimPrefix(path, "/dev/") + "/stat")
+	if err != nil {
+		t.Fatal(err)
+	}
+	f := strings.Fields(string(b))
+	if len(f) < 16 {
+		t.Skip("the kernel does not count flushes")
+	}
+	n, err := strconv.ParseInt(f[15], 10, 64)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return n
 }
 
 // ignoreErrors is a test that does not mind.

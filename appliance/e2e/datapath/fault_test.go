@@ -208,7 +208,7 @@ func (l switchLane) Submit(op *uring.Op) {
 // that is otherwise full: the freed blocks go to another image, which must never see a stray write
 // (RecallBeforeChange, NoLateWrite).
 func TestRecallAgainstSubmission(t *testing.T) {
-	n := start(t, scratchDevice(t, coordinator.XFS, 320*mib).Path, 1)
+	n := start(t, scratchDevice(t, coordinator.XFS, 320*mib).Path, 1, lateLanes(t))
 	a, b := n.create("a", 16*mib), n.create("b", 16*mib)
 	write(t, a, pattern(mib, 1), 0)
 	fillVolume(t, n.create("rest", 1<<30))
@@ -243,6 +243,19 @@ func TestRecallAgainstSubmission(t *testing.T) {
 	if got == 0 {
 		t.Fatal("the other image never got a block")
 	}
+}
+
+// lateLanes let every other direct I/O begin some milliseconds late, as a busy device would.
+func lateLanes(t *testing.T) setting {
+	plan := uring.Plan{Seed: 3, MaxDelay: 20 * time.Millisecond}
+	plan.Rate[uring.FaultDelay] = 0.5
+	return lanes(func(_ int, r *uring.Ring) volume.Lane {
+		f, err := uring.NewFaulty(r, plan)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return faultyLane{r, f}
+	})
 }
 
 // scribble writes to the first MiB of an image until told to stop; there may be no space for it.
