@@ -1,6 +1,7 @@
 package daemon
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -135,7 +136,7 @@ func (n *Node) differ(t *cluster.Target) error {
 		return nil
 	}
 	c, err := n.credentials(t)
-	if err == nil && string(c.Secret) == string(c.MutualSecret) {
+	if err == nil && bytes.Equal(c.Secret, c.MutualSecret) {
 		return api.Errorf(api.Invalid, "the initiator's and the target's secret are the same").WithHint("give two different secrets")
 	}
 	return nil

@@ -88,7 +88,7 @@ func (d *Daemon) openEngine(context.Context) (err error) {
 	if o.Rings == 0 {
 		o.Rings = min(runtime.NumCPU(), uring.MaxRings)
 	}
-	d.engine, err = uring.Open(o)
+	d.engine, err = uring.Open(o) //nolint:contextcheck // an engine outlives the call that opens it
 	d.node.engine, d.node.poolBytes = d.engine, o.PoolBytes
 	return err
 }
@@ -97,7 +97,7 @@ func (d *Daemon) openFront(context.Context) (err error) {
 	d.front, err = iscsi.New(iscsi.Options{
 		Lanes: lanes(d.engine), Buffers: d.engine.Pool(), MaxConnections: d.config.ISCSI.MaxConnections, Log: d.log,
 	})
-	d.reservations = newReservationStore(d.db)
+	d.reservations = newReservationStore(d.db) //nolint:contextcheck // it serves lanes, which have no context
 	d.node.front, d.node.reservations = d.front, d.reservations
 	return err
 }

@@ -62,7 +62,7 @@ func TestEjectedVolumeKeepsItsImages(t *testing.T) {
 
 func TestMissingDevice(t *testing.T) {
 	b := newBench(t)
-	c := b.start()
+	b.start()
 	file := filepath.Join(t.TempDir(), "disk")
 	must(t, os.WriteFile(file, nil, 0o600))
 	must(t, os.Truncate(file, 512<<20))
@@ -73,7 +73,7 @@ func TestMissingDevice(t *testing.T) {
 	b.stop()
 	must(t, loop.Detach())
 
-	c = b.start()
+	c := b.start()
 	v, err := c.Volumes(t.Context())
 	must(t, err)
 	if len(v) != 1 || v[0].State != api.StateAbsent || !strings.Contains(v[0].Reason, "no disk path") {

@@ -7,6 +7,7 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"slices"
 	"syscall"
 	"time"
 
@@ -23,7 +24,7 @@ type listeners struct {
 }
 
 func (l *listeners) close() {
-	for _, p := range append(l.portals, l.api, l.metrics) {
+	for _, p := range append(slices.Clone(l.portals), l.api, l.metrics) {
 		if p != nil {
 			_ = p.Close()
 		}
@@ -32,31 +33,35 @@ func (l *listeners) close() {
 
 // listen opens every socket, or none. TCP sockets that systemd hands in take the place of the
 // configured portals.
-func (d *Daemon) listen() (l *listeners, err error) {
-	l = &listeners{}
-	defer func() {
-		if err != nil {
-			l.close()
-		}
-	}()
-	if l.portals, err = activatedPortals(); err != nil {
+func (d *Daemon) listen() (*listeners, error) {
+	l := &listeners{}
+	if err := d.open(l); err != nil {
+		l.close()
 		return nil, err
+	}
+	return l, nil
+}
+
+// open leaves what it opened in l, also on failure.
+func (d *Daemon) open(l *listeners) (err error) {
+	if l.portals, err = activatedPortals(); err != nil {
+		return err
 	}
 	l.activated = len(l.portals) > 0
 	if !l.activated {
 		if l.portals, err = listenPortals(d.config.ISCSI.Portals); err != nil {
-			return nil, err
+			return err
 		}
 	}
 	if l.api, err = listenUnix(d.config.Socket); err != nil {
-		return nil, err
+		return err
 	}
 	if d.config.Metrics.Listen != "" {
 		if l.metrics, err = net.Listen("tcp", d.config.Metrics.Listen); err != nil {
-			return nil, fmt.Errorf("metrics.listen: %w; choose another address in the configuration, or \"\" for none", err)
+			return fmt.Errorf("metrics.listen: %w; choose another address in the configuration, or \"\" for none", err)
 		}
 	}
-	return l, nil
+	return nil
 }
 
 func activatedPortals() ([]net.Listener, error) {

@@ -6,6 +6,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -62,7 +63,7 @@ func newProcess(t *testing.T) *process {
 // start runs lunard; args come before its own, as a wrapper's.
 func (p *process) start(env []string, files []*os.File, wrapper ...string) {
 	p.t.Helper()
-	args := append(wrapper, os.Args[0], "--config", filepath.Join(p.dir, "c.toml"))
+	args := slices.Concat(wrapper, []string{os.Args[0], "--config", filepath.Join(p.dir, "c.toml")})
 	p.cmd = exec.Command(args[0], args[1:]...)
 	p.cmd.Env = append(append(os.Environ(), asLunard+"=1"), env...)
 	p.cmd.ExtraFiles = files

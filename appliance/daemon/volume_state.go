@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"path/filepath"
 	"sync"
 
 	"lunar/appliance/api"
@@ -111,7 +110,7 @@ func findDevice(wwid, hint string) (*device.Device, error) {
 		return nil, fmt.Errorf("list block devices: %w", err)
 	}
 	for _, e := range entries {
-		if d := openIf(wwid, filepath.Join("/dev", e.Name())); d != nil {
+		if d := openIf(wwid, "/dev/"+e.Name()); d != nil {
 			return d, nil
 		}
 	}
