@@ -217,6 +217,9 @@ func (c *conn) socketClosed() {
 	c.dropFrames()
 	c.win.early = nil // the task table frees their tasks
 	c.dropGathering()
+	if c.running > 0 { // long commands end at their next step
+		c.session.export.Target.AbortNexus(c.session.nexus, c.reactor.lane.Index(), func() {})
+	}
 	c.finish()
 }
 

@@ -301,9 +301,8 @@ func answers(t *testing.T, b []byte) map[string]string {
 	return m
 }
 
-// loginPDU sends one Login Request and returns the response.
-func (c *client) loginPDU(flags byte, data []byte) *answer {
-	c.t.Helper()
+// loginHeader makes a Login Request's header.
+func (c *client) loginHeader(flags byte) *pdu.Header {
 	h := new(pdu.Header)
 	h.Reset(pdu.OpLoginRequest, flags)
 	h.SetImmediate()
@@ -313,7 +312,13 @@ func (c *client) loginPDU(flags byte, data []byte) *answer {
 	h.SetITT(0x7777)
 	h.SetCmdSN(c.cmdSN)
 	h.SetExpStatSN(c.exp)
-	c.send(h, data)
+	return h
+}
+
+// loginPDU sends one Login Request and returns the response.
+func (c *client) loginPDU(flags byte, data []byte) *answer {
+	c.t.Helper()
+	c.send(c.loginHeader(flags), data)
 	a := c.expect(pdu.OpLoginResponse)
 	c.exp = a.StatSN() + 1
 	return a

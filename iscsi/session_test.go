@@ -72,14 +72,12 @@ func TestReinstatement(t *testing.T) {
 	old := f.ready()
 	f.heldReads(old, 3)
 	fresh := f.dial()
-	done := make(chan struct{})
-	go func() {
-		defer close(done)
-		time.Sleep(20 * time.Millisecond)
-		f.disk.release()
-	}()
-	fresh.login()
-	<-done
+	fresh.send(fresh.loginHeader(pdu.LoginFlags(true, false, pdu.StageOperational, pdu.StageFull)), text(hello...))
+	fresh.silence() // the old session's tasks are in the backend still
+	f.disk.release()
+	if s := fresh.expect(pdu.OpLoginResponse).loginStatus(); s != 0 {
+		t.Fatalf("status %#x", s)
+	}
 	old.expectClosed()
 	fresh.send(fresh.command(cdb(0), 0, 0), nil)
 	fresh.bad(6, 0x29, 0x07)

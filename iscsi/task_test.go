@@ -144,6 +144,7 @@ func TestAbortTaskSet(t *testing.T) {
 	}
 	a.silence()
 	b.collect(other.ITT(), 512)
+	eventually(t, "the write's buffer is back", func() bool { return f.buffers.inUse() == 0 })
 }
 
 // another logs in as a second initiator.
@@ -178,6 +179,7 @@ func TestResets(t *testing.T) {
 				t.Error("not complete")
 			}
 			b.silence()
+			eventually(t, "the write's buffer is back", func() bool { return f.buffers.inUse() == 0 })
 			b.send(b.command(cdb(0), 0, 0), nil)
 			got := b.expect(pdu.OpSCSIResponse).senseCode()
 			if got[0] != 6 || got[1] != 0x29 && got[1] != 0x2f {

@@ -232,6 +232,20 @@ func TestDataOutBounds(t *testing.T) {
 	}
 }
 
+// §11.8.4: a Data-Out without the F bit that runs over its burst, into the next one's place.
+func TestBurstOverrun(t *testing.T) {
+	f := newFixture(t)
+	c := f.ready("ImmediateData", "No", "MaxOutstandingR2T", "2", "MaxBurstLength", "512")
+	h := c.command(write10(0, 2), pdu.FlagWrite, 1024)
+	c.send(h, nil)
+	first, second := c.r2t(h.ITT(), 0, 0, 512), c.r2t(h.ITT(), 1, 512, 512)
+	c.dataOut(h.ITT(), first, 0, 0, pattern(1024, 1), false)
+	c.dataOut(h.ITT(), first, 1, 1024, nil, true)
+	c.dataOut(h.ITT(), second, 0, 512, pattern(512, 1), true)
+	c.bad(0xb, 0x0c, 0x0d)
+	f.holds(0, make([]byte, 1024))
+}
+
 // §11.7.4: a target transfer tag that is not outstanding.
 func TestDataOutUnknownTag(t *testing.T) {
 	f := newFixture(t)
