@@ -75,8 +75,9 @@ func (n *Lunard) Start(ctx context.Context) error {
 		return err
 	}
 	defer ready.Close() //nolint:errcheck // nothing is lost
-	argv := []string{"env", "NOTIFY_SOCKET=" + n.lab.Path("notify"), filepath.Join(n.lab.Bin, "lunard"), "--config", n.ConfigPath}
-	if n.Process, err = n.lab.Start(argv...); err != nil {
+	env := []string{"NOTIFY_SOCKET=" + n.lab.Path("notify")}
+	n.Process, err = n.lab.startWith(env, filepath.Join(n.lab.Bin, "lunard"), "--config", n.ConfigPath)
+	if err != nil {
 		return err
 	}
 	if err := awaitReady(ctx, ready, n.Process); err != nil {

@@ -26,7 +26,10 @@ type Process struct {
 }
 
 // Start runs a program in its own process group; Close stops it if it still runs.
-func (l *Lab) Start(argv ...string) (*Process, error) {
+func (l *Lab) Start(argv ...string) (*Process, error) { return l.startWith(nil, argv...) }
+
+// startWith is Start with additions to the environment, as in "NAME=value".
+func (l *Lab) startWith(env []string, argv ...string) (*Process, error) {
 	p := &Process{LogPath: l.logPath(argv[0]), exited: make(chan struct{})}
 	output, err := os.Create(p.LogPath)
 	if err != nil {
@@ -34,6 +37,7 @@ func (l *Lab) Start(argv ...string) (*Process, error) {
 	}
 	defer output.Close() //nolint:errcheck // the child has its own descriptor
 	p.cmd = exec.Command(argv[0], argv[1:]...)
+	p.cmd.Env = append(os.Environ(), env...)
 	p.cmd.Dir, p.cmd.Stdout, p.cmd.Stderr = l.Dir, output, output
 	started := make(chan error)
 	go p.run(started)
