@@ -78,6 +78,7 @@ conformance: build ## libiscsi's whole iscsi-test-cu; PEER_TARGET=tgtd or gotgt 
 
 bench: build ## the engine and the target beside their peers: a table of ratios
 	@$(PACKAGES) client bench peers
+	$(GO) build -o $(BIN)/ ./appliance/bench/gotgt
 	$(GO) run $(PEER) ./datapath/uring/bench
 	$(GO) run ./appliance/bench -bin $(BIN)
 
