@@ -141,11 +141,20 @@ const (
 
 // change runs fn with r for itself, after every holder has returned r, and grants r anew.
 func (im *image) change(ctx context.Context, r layout.Range, fn func() (effect, error)) error {
+	return im.changeUnless(ctx, r, func() (bool, error) { return false, nil }, fn)
+}
+
+// changeUnless is a change that may turn out to be unneeded when it has its range: then unneeded has
+// done all, and nothing is recalled.
+func (im *image) changeUnless(ctx context.Context, r layout.Range, unneeded func() (bool, error), fn func() (effect, error)) error {
 	op := &protocol.Op{Range: r, Change: true}
 	if err := im.admit(ctx, op); err != nil {
 		return err
 	}
 	defer im.end(op)
+	if done, err := unneeded(); done || err != nil {
+		return err
+	}
 	did := none
 	err := im.recall(ctx, op)
 	if err == nil {

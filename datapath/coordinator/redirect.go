@@ -39,7 +39,7 @@ func (c *Coordinator) Write(ctx context.Context, call protocol.Call, p []byte, o
 	}
 	done, err := im.overwrite(ctx, r, p, fua)
 	if !done && err == nil {
-		err = im.allocate(ctx, r, p)
+		err = im.allocate(ctx, r, p, fua)
 	}
 	return im.explain(err, "write", off, len(p))
 }
@@ -80,14 +80,17 @@ func (im *image) whole(r layout.Range) bool {
 
 // allocate writes p where blocks have to be allocated, converted or unshared for it, and some more
 // ahead. All of it is durable afterwards.
-func (im *image) allocate(ctx context.Context, r layout.Range, p []byte) error {
+func (im *image) allocate(ctx context.Context, r layout.Range, p []byte, fua bool) error {
 	im.mu.Lock()
 	chunk := im.window.next(r.Align(im.c.fs.block), im.layout.Size())
 	im.mu.Unlock()
-	return im.change(ctx, chunk, func() (effect, error) {
-		if im.whole(r) && im.current().Is(r, layout.State.Writable) { // another write was faster
-			return none, im.pwrite(p, r.Off, true)
+	another := func() (bool, error) { // was faster, with a chunk that has r
+		if !im.whole(r) || !im.current().Is(r, layout.State.Writable) {
+			return false, nil
 		}
+		return true, im.pwrite(p, r.Off, fua)
+	}
+	return im.changeUnless(ctx, chunk, another, func() (effect, error) {
 		began := time.Now()
 		if err := im.store(p, r, chunk); err != nil {
 			return moved, err

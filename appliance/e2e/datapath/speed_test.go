@@ -1,11 +1,13 @@
 package datapath
 
 import (
+	"errors"
 	"runtime"
 	"testing"
 
 	"lunar/datapath/coordinator"
 	"lunar/datapath/layout"
+	"lunar/datapath/layout/protocol"
 	"lunar/datapath/volume"
 )
 
@@ -110,4 +112,34 @@ func BenchmarkDirect4K(b *testing.B) {
 		b.SetBytes(4096)
 		s.run(b, b.N, func(i int, p []byte, done func(error)) { im.Write(0, p, scattered(i), false, done) })
 	})
+}
+
+// BenchmarkSequential1M writes an image from front to back: what a thin image costs over one whose
+// blocks are there.
+func BenchmarkSequential1M(b *testing.B) {
+	for _, eager := range []bool{false, true} {
+		b.Run(map[bool]string{false: "thin", true: "eager"}[eager], func(b *testing.B) {
+			n := start(b, scratchDevice(b, coordinator.XFS, 800*mib).Path, 1)
+			const size = 512 * mib
+			p := pattern(mib, 1)
+			b.SetBytes(size)
+			for b.Loop() {
+				b.StopTimer()
+				if err := n.vol.Create(ctx, "a", protocol.CreateOptions{Size: size, Eager: eager}); err != nil {
+					b.Fatal(err)
+				}
+				im := n.open("a")
+				b.StartTimer()
+				for off := int64(0); off < size; off += mib {
+					write(b, im, p, off)
+				}
+				b.StopTimer()
+				if err := errors.Join(im.Close(ctx), n.vol.Delete(ctx, "a")); err != nil {
+					b.Fatal(err)
+				}
+				b.StartTimer()
+			}
+			n.stop()
+		})
+	}
 }
