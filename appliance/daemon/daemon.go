@@ -22,8 +22,10 @@ import (
 	"lunar/iscsi"
 )
 
-// The bounds of the parts of a stop, each of which the second signal cuts short.
+// The bounds of the parts of a stop. The second signal ends the waits for others at once; what
+// keeps data whole then still has quickTime.
 const (
+	quickTime   = 5 * time.Second
 	logoutTime  = 20 * time.Second // initiators log out, commands under way end
 	unmountTime = 40 * time.Second // volumes are flushed and unmounted
 	drainTime   = 10 * time.Second // the engine ends
@@ -186,7 +188,7 @@ func (d *Daemon) Ready() {
 }
 
 // Close stops everything in order: initiators first, then volumes, then the engine and the
-// database. It takes at most the sum of the bounds above; when ctx ends it hurries.
+// database. It takes at most the sum of the bounds above; once ctx has ended it hurries.
 func (d *Daemon) Close(ctx context.Context) error {
 	d.notify.send(systemd.SdNotifyStopping)
 	d.notify.status("Stopping")
@@ -210,9 +212,14 @@ func (d *Daemon) closeFront(ctx context.Context) error {
 	if d.front == nil {
 		return nil
 	}
-	ctx, cancel := context.WithTimeout(ctx, logoutTime)
+	limited, cancel := context.WithTimeout(ctx, logoutTime)
 	defer cancel()
-	return d.front.Close(ctx)
+	err := d.front.Close(limited)
+	if ctx.Err() != nil && err != nil {
+		d.log.Warn("initiators were cut off", "error", err)
+		return nil
+	}
+	return err
 }
 
 func (d *Daemon) closeAPI(ctx context.Context) error {
@@ -233,7 +240,7 @@ func (d *Daemon) closeVolumes(ctx context.Context) error {
 	if d.engine == nil {
 		return nil
 	}
-	ctx, cancel := context.WithTimeout(ctx, unmountTime)
+	ctx, cancel := bounded(ctx, unmountTime)
 	defer cancel()
 	return d.node.quiesce(ctx)
 }
@@ -242,7 +249,20 @@ func (d *Daemon) closeEngine(ctx context.Context) error {
 	if d.engine == nil {
 		return nil
 	}
-	ctx, cancel := context.WithTimeout(ctx, drainTime)
+	ctx, cancel := bounded(ctx, drainTime)
 	defer cancel()
 	return d.engine.Close(ctx)
+}
+
+// bounded is a context that ends after limit, or quickTime after ctx has ended.
+func bounded(ctx context.Context, limit time.Duration) (context.Context, context.CancelFunc) {
+	out, cancel := context.WithTimeout(context.WithoutCancel(ctx), limit)
+	stop := context.AfterFunc(ctx, func() {
+		select {
+		case <-time.After(quickTime):
+			cancel()
+		case <-out.Done():
+		}
+	})
+	return out, func() { stop(); cancel() }
 }

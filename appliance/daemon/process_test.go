@@ -2,6 +2,7 @@ package daemon
 
 import (
 	"bytes"
+	"io"
 	"net"
 	"os"
 	"os/exec"
@@ -104,6 +105,53 @@ func TestTerminate(t *testing.T) {
 	p.start(nil, nil)
 	must(t, p.cmd.Process.Signal(unix.SIGTERM))
 	must(t, p.end(10*time.Second))
+}
+
+// initiator runs qemu-io, which does what comes on its standard input.
+func (p *process) initiator(commands string) *exec.Cmd {
+	p.t.Helper()
+	cmd := exec.Command("qemu-io", "-f", "raw", "iscsi://"+p.portal+"/"+iqn+"/0")
+	in, err := cmd.StdinPipe()
+	must(p.t, err)
+	must(p.t, cmd.Start())
+	var wg sync.WaitGroup
+	wg.Go(func() { _, _ = io.WriteString(in, commands) })
+	p.t.Cleanup(func() { _ = cmd.Process.Kill(); _ = cmd.Wait(); wg.Wait() })
+	return cmd
+}
+
+// TestTerminateWithInitiators stops a daemon with one initiator that writes and one that does not
+// answer any more. The second signal does not wait for that one.
+func TestTerminateWithInitiators(t *testing.T) {
+	for _, tt := range []struct {
+		name    string
+		signals int
+		within  time.Duration
+	}{{"once", 1, 10 * time.Second}, {"twice", 2, 1500 * time.Millisecond}} {
+		t.Run(tt.name, func(t *testing.T) {
+			dev := disk(t)
+			p := newProcess(t)
+			p.start(nil, nil)
+			c := p.client()
+			defer c.Close()
+			(&bench{t: t, client: c}).served(dev)
+			silent := p.initiator("read 0 4k\n")
+			p.initiator(strings.Repeat("write -P 1 0 1M\n", 100000))
+			eventually(t, 10*time.Second, "both are logged in and one writes", func() bool {
+				s, err := c.Sessions(t.Context())
+				return err == nil && len(s) == 2 && s[0].Written+s[1].Written > 8<<20
+			})
+			must(t, silent.Process.Signal(unix.SIGSTOP))
+			for range tt.signals {
+				must(t, p.cmd.Process.Signal(unix.SIGTERM))
+				time.Sleep(100 * time.Millisecond)
+			}
+			must(t, p.end(tt.within))
+			if out, err := exec.Command("xfs_repair", "-n", dev).CombinedOutput(); err != nil {
+				t.Fatalf("xfs_repair: %v: %s", err, out)
+			}
+		})
+	}
 }
 
 func TestKilledDaemonLosesNothing(t *testing.T) {
