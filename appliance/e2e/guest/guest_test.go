@@ -152,4 +152,8 @@ func TestColumnSurvivesAFile(t *testing.T) {
 	if err != nil || loaded.Failed() != 1 || loaded.Complaints()[0] != "a => 3: x" {
 		t.Errorf("%+v, %v", loaded, err)
 	}
+	loaded.Update(guest.Column{Kernel: "6.2", Results: []guest.Result{{Command: "a", Passed: true}, {Command: "b"}}})
+	if len(loaded.Results) != 2 || !loaded.Results[0].Passed || loaded.Results[1].Command != "b" || loaded.Kernel != "6.2" {
+		t.Errorf("after an update: %+v", loaded)
+	}
 }

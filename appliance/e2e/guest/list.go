@@ -60,7 +60,7 @@ func pages() []Case {
 		Case{Shell: `sg_modes --six -p 8 $DEV`, Keep: lines(`^ *[0-9a-f]{2} |Mode data|WP=`)},
 		Case{Shell: `sg_modes -p 0xa $DEV`, Keep: lines(`^ *[0-9a-f]{2} |WP=`)},
 		Case{Shell: `sg_modes -a $DEV`, Keep: lines(`^>>|>> .*page`)},
-		Case{Shell: `sdparm --get=WCE $DEV`, Keep: lines(`WCE`)},
+		Case{Shell: `sdparm --get=WCE $DEV`, Keep: lines(`WCE`), Want: lines(`^[05]: WCE [01]`)},
 		Case{Shell: `sdparm --clear=WCE $DEV && sdparm --get=WCE $DEV`, Keep: lines(`WCE|(?i)illegal|invalid|fail`), Want: anyExit},
 		Case{Shell: `sdparm --set=WCE $DEV && sdparm --get=WCE $DEV`, Keep: lines(`WCE|(?i)illegal|invalid|fail`), Want: anyExit},
 		Case{Shell: `sg_requests $DEV`},

@@ -8,6 +8,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 )
 
@@ -44,6 +45,19 @@ func LoadColumn(dir, name string) (Column, error) {
 		return Column{}, fmt.Errorf("load results of %s: %w", name, err)
 	}
 	return c, nil
+}
+
+// Update puts the results of a later run in the place of those of the same commands.
+func (c *Column) Update(later Column) {
+	c.Kernel = later.Kernel
+	for _, r := range later.Results {
+		i := slices.IndexFunc(c.Results, func(old Result) bool { return old.Command == r.Command })
+		if i < 0 {
+			c.Results = append(c.Results, r)
+			continue
+		}
+		c.Results[i] = r
+	}
 }
 
 // Table renders the columns side by side as Markdown, a part per group, in the list's order. A result that was not as

@@ -51,10 +51,20 @@ func (o options) judge(ctx context.Context, name string) error {
 		return err
 	})
 	fmt.Printf("== %s: %d of %d commands as wanted\n", name, len(column.Results)-column.Failed(), len(column.Results))
-	if o.only != nil || len(column.Results) == 0 {
+	return errors.Join(err, o.keep(column))
+}
+
+// keep saves a whole run's results as they are; those of a part are put among the saved ones.
+func (o options) keep(column guest.Column) error {
+	if o.only == nil {
+		return column.Save(o.dir)
+	}
+	saved, err := guest.LoadColumn(o.dir, column.Name)
+	if err != nil {
 		return err
 	}
-	return errors.Join(err, column.Save(o.dir))
+	saved.Update(column)
+	return saved.Save(o.dir)
 }
 
 func listAgainst(ctx context.Context, s guest.Scenario, name string) (guest.Column, error) {

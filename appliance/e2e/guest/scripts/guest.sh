@@ -154,21 +154,31 @@ trim() {
 	return $status
 }
 
-# multipathed: dm-multipath over the two sessions, I/O through the map, and away with it
+# multipathed: multipathd over the two sessions, I/O through its map, and away with it
 multipathed() {
 	local id map status
-	modprobe dm-multipath || return
 	printf 'defaults {\n\tfind_multipaths no\n\tuser_friendly_names no\n}\nblacklist {\n\tdevnode "^(vd|dm-)"\n}\n' >/etc/multipath.conf
 	id=$(/lib/udev/scsi_id -g -u "$DEV")
-	multipath >/dev/null 2>&1
 	map=/dev/mapper/$id
-	echo "$(multipath -ll "$id" | grep -Ec 'active ready|active undef') active paths"
+	modprobe dm-multipath && systemctl start multipathd || return
+	for _ in $(seq 60); do
+		[ "$(ready "$id")" = 2 ] && break
+		sleep 0.5
+	done
+	echo "$(ready "$id") paths ready"
 	random 4194304 /run/in && put "$map" 0 /run/in && same "$map" 0 /run/in && same "$PEER" 0 /run/in && echo "read as written"
 	status=$?
-	multipath -F >/dev/null 2>&1
-	[ -e "$map" ] && { echo "map stays"; return 1; }
-	return $status
+	multipathd -k'disablequeueing maps' >/dev/null
+	systemctl stop multipathd
+	for _ in $(seq 20); do
+		multipath -F >/dev/null 2>&1
+		[ -e "$map" ] || return $status
+		sleep 0.5
+	done
+	echo "the map stays"
+	return 1
 }
+ready() { multipath -ll "$1" 2>/dev/null | grep -c 'active ready'; }
 
 # stranger: a login to a target name that nobody serves
 stranger() {
