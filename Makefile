@@ -7,6 +7,7 @@ SHELL := /bin/bash
 GO       ?= go
 TOOLS    := $(CURDIR)/build/tools
 BIN      := $(CURDIR)/build/bin
+LAB      := $(CURDIR)/build/lab
 LINT_VERSION := v2.15.0
 LINT     := $(TOOLS)/golangci-lint-$(LINT_VERSION)
 PACKAGES := appliance/e2e/packages.sh
@@ -26,7 +27,8 @@ build: ## build lunard and lunarctl into build/bin
 
 run: build ## serve a volume in a file to a real initiator and check it; ONCE=1 stops there
 	@$(PACKAGES) client
-	$(GO) run ./appliance/e2e/run -bin $(BIN) -dir $(CURDIR)/build/run $(if $(ONCE),-once) $(if $(ADDRESS),-address $(ADDRESS))
+	@$(GO) build -o $(LAB)/ ./appliance/e2e/run
+	@exec $(LAB)/run -bin $(BIN) -dir $(CURDIR)/build/run $(if $(ONCE),-once) $(if $(ADDRESS),-address $(ADDRESS))
 
 test: generated format vet lint race peer e2e ## everything that CI checks
 
@@ -60,7 +62,7 @@ peer: ## the engine against giouring: differential tests
 
 e2e: build ## real clients against a real lunard
 	@$(PACKAGES) client
-	@$(SCRATCH); LUNAR_BIN=$(BIN) $(GO) test -count=1 -timeout 15m ./appliance/e2e/...; \
+	@$(SCRATCH); LUNAR_BIN=$(BIN) $(GO) test -p 1 -count=1 -timeout 15m ./appliance/e2e/...; \
 	TMPDIR= appliance/e2e/leftovers.sh $$scratch
 
 fuzz: ## each fuzz target for FUZZTIME
@@ -74,13 +76,15 @@ fuzz: ## each fuzz target for FUZZTIME
 conformance: build ## libiscsi's whole iscsi-test-cu; PEER_TARGET=tgtd or gotgt for another target
 	@$(PACKAGES) client $(if $(PEER_TARGET),peers)
 	@$(if $(PEER_TARGET),$(GO) build -o $(BIN)/ ./appliance/bench/gotgt)
-	$(GO) run ./appliance/e2e/conformance -bin $(BIN) $(if $(PEER_TARGET),-peer $(PEER_TARGET))
+	@$(GO) build -o $(LAB)/ ./appliance/e2e/conformance
+	@exec $(LAB)/conformance -bin $(BIN) $(if $(PEER_TARGET),-peer $(PEER_TARGET))
 
 bench: build ## the engine and the target beside their peers: a table of ratios
 	@$(PACKAGES) client bench peers
 	$(GO) build -o $(BIN)/ ./appliance/bench/gotgt
 	$(GO) run $(PEER) ./datapath/uring/bench
-	$(GO) run ./appliance/bench -bin $(BIN)
+	@$(GO) build -o $(LAB)/ ./appliance/bench
+	@exec $(LAB)/bench -bin $(BIN)
 
 guest-test: build ## a Linux guest booted from a LUN, and its commands against LIO, tgtd and Lunar
 	@$(PACKAGES) client peers
