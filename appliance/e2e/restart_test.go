@@ -185,8 +185,8 @@ func verify(ctx context.Context, t *testing.T, url string, w *writer) {
 		}
 	}
 	out, err := lab.QemuIO(ctx, url, commands...)
-	check(t, err)
 	if n := strings.Count(out, "Pattern verification failed"); n > 0 {
-		t.Errorf("%d acknowledged writes are lost", n)
+		t.Fatalf("%d acknowledged writes are lost", n)
 	}
+	check(t, err)
 }

@@ -129,9 +129,19 @@ func RunInput(ctx context.Context, input string, argv ...string) (string, error)
 	var stdout, stderr bytes.Buffer
 	cmd.Stdin, cmd.Stdout, cmd.Stderr = strings.NewReader(input), &stdout, &stderr
 	if err := cmd.Run(); err != nil {
-		return stdout.String(), fmt.Errorf("%s: %w: %s", strings.Join(argv, " "), err, strings.TrimSpace(stderr.String()))
+		return stdout.String(), fmt.Errorf("%s: %w: %s", short(argv), err, strings.TrimSpace(stderr.String()))
 	}
 	return stdout.String(), nil
+}
+
+// short is a command line for an error message.
+func short(argv []string) string {
+	const most = 200
+	line := strings.Join(argv, " ")
+	if len(line) > most {
+		line = line[:most] + "…"
+	}
+	return line
 }
 
 // Poll calls ready until it returns nil, at most for limit; then it returns ready's last error.
