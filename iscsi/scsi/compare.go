@@ -49,7 +49,7 @@ func compareAndWrite(c *Command) {
 		return
 	}
 	if c.Expected != c.Length || len(c.Data) != c.Length {
-		c.reject(senseInformationUnit)
+		c.reject(senseInvalidField.at(13)) // not the data of so many blocks
 		return
 	}
 	if r.count == 0 {

@@ -243,8 +243,12 @@ func TestCompareAndWrite(t *testing.T) {
 	b.good(caw(5, 0), nil, 0)
 	b.good(caw(0, 255), append(b.store.data[:255*blockSize:255*blockSize], fill(255, 1)...), 0)
 	b.bad(caw(1023, 2), fill(4, 0), 0, illegalRequest, 0x2100)
-	b.bad(caw(0, 1), fill(4, 0), 0, illegalRequest, 0x0E03)
-	b.bad(caw(0, 3), fill(4, 0), 0, illegalRequest, 0x0E03)
+	for _, blocks := range []byte{0, 1, 3} {
+		c := b.bad(caw(0, blocks), fill(4, 0), 0, illegalRequest, 0x2400)
+		if field := be16(c.Sense[16:]); field != 13 {
+			t.Errorf("%d blocks with the data of two: the sense points at byte %d", blocks, field)
+		}
+	}
 }
 
 func TestORWriteIsAtomic(t *testing.T) {
@@ -281,14 +285,11 @@ func TestWriteSame(t *testing.T) {
 			if b.store.unmapped != 8*blockSize {
 				t.Error("UNMAP with zeroes does not unmap")
 			}
-			b.good(build(0, 8190, 0), fill(1, 3), 0)
-			if b.store.data[8191*blockSize] != 3 {
-				t.Error("0 blocks: not up to the end")
-			}
+			b.bad(build(0, 8190, 0), fill(1, 3), 0, illegalRequest, 0x2400)
 			b.bad(build(0x10, 0, 1), fill(1, 0), 0, illegalRequest, 0x2400)
 			b.bad(build(0x20, 0, 1), fill(1, 0), 0, illegalRequest, 0x2400)
 			b.bad(build(0, 8192, 1), fill(1, 0), 0, illegalRequest, 0x2100)
-			b.bad(build(0, 8193, 0), fill(1, 0), 0, illegalRequest, 0x2100)
+			b.bad(build(0, 8193, 1), fill(1, 0), 0, illegalRequest, 0x2100)
 			b.bad(build(0x08, 0, 1), fill(1, 0)[:256], 0, illegalRequest, 0x0E03)
 			b.bad(build(0x08, 0, 1), fill(2, 0), 0, illegalRequest, 0x0E03)
 		})

@@ -16,6 +16,7 @@ type memory struct {
 	flushes  int
 	fuas     int
 	unmapped int64
+	unmaps   int
 	interfer func() // runs before a CompareAndWrite compares
 }
 
@@ -90,6 +91,7 @@ func (m *memory) Flush(_ int, done func(error)) {
 func (m *memory) Unmap(_ int, off, n int64, done func(error)) {
 	m.check(off, n)
 	m.unmapped += n
+	m.unmaps++
 	if !m.failing('u') {
 		clear(m.data[off : off+n])
 		for i := (off + memoryPage - 1) / memoryPage; (i+1)*memoryPage <= off+n; i++ {

@@ -53,7 +53,7 @@ func TestVitalProductData(t *testing.T) {
 	}
 	limits := b.page(0xB0)
 	if len(limits) != 64 || limits[5] != 255 || be32(limits[8:]) != 2048 || be32(limits[20:]) != 1<<20 || be32(limits[24:]) != 256 ||
-		be32(limits[28:]) != 8 || be32(limits[32:]) != 0x80000000 || be64(limits[36:]) != maxWriteSameBlocks {
+		be32(limits[28:]) != 8 || be32(limits[32:]) != 0x80000000 || be64(limits[36:]) != maxWriteSameBlocks || limits[4] != 1 {
 		t.Errorf("block limits % X", limits)
 	}
 	if p := b.page(0xB2); p[5] != 0xE4 || p[6] != 2 {
@@ -255,6 +255,12 @@ func TestUnmapAndLBAStatus(t *testing.T) {
 	b.bad(cdb10(0x42, 1, 0, 0), nil, 0, illegalRequest, 0x2400)
 	if b.store.unmapped != before {
 		t.Error("a bad list unmapped something")
+	}
+	b.store.unmaps = 0
+	p = list(8, 1, 9, 1, 10, 0, 10, 6, 0, 8, 64, 8)
+	b.good(unmap(p), p, 0)
+	if b.store.unmaps != 3 || b.store.unmapped-before != 24*blockSize {
+		t.Errorf("%d unmaps of %d bytes, want 3 of 24 blocks", b.store.unmaps, b.store.unmapped-before)
 	}
 }
 

@@ -84,15 +84,31 @@ func (c *Command) unmapRanges(end int) bool {
 func unmapRange(p []byte) blockRange { return blockRange{be64(p), uint64(be32(p[8:]))} }
 
 func unmapStep(c *Command) bool {
-	for c.cursor < len(c.Data) {
-		r := unmapRange(c.Data[c.cursor:])
-		c.cursor += unmapDescriptor
-		if r.count > 0 {
-			c.lu.backend.Unmap(c.Lane, r.offset(), r.bytes(), c.ioDone)
-			return true
-		}
+	r := c.nextUnmap()
+	if r.count == 0 {
+		return false
 	}
-	return false
+	c.lu.backend.Unmap(c.Lane, r.offset(), r.bytes(), c.ioDone)
+	return true
+}
+
+// nextUnmap joins the descriptors that continue each other, since a volume gives one large range
+// back in one change of its file system. A count of 0 ends the list.
+func (c *Command) nextUnmap() (r blockRange) {
+	for c.cursor < len(c.Data) {
+		next := unmapRange(c.Data[c.cursor:])
+		switch {
+		case r.count == 0:
+			r = next
+		case next.count == 0:
+		case next.lba == r.lba+r.count:
+			r.count += next.count
+		default:
+			return r
+		}
+		c.cursor += unmapDescriptor
+	}
+	return r
 }
 
 // maxStatusDescriptors bounds the work of one GET LBA STATUS; the initiator asks again from where

@@ -110,6 +110,7 @@ func (c *Command) vpdExtended() []byte {
 // vpdBlockLimits is the Block Limits page of SBC-3 §6.6.4; offsets are those after the header.
 func (c *Command) vpdBlockLimits() []byte {
 	data := make([]byte, 60)
+	data[0] = 0x01 // WSNZ
 	data[1] = maxCompareBlocks
 	binary.BigEndian.PutUint16(data[2:], optimalGranularity)
 	binary.BigEndian.PutUint32(data[4:], MaxData/blockSize)

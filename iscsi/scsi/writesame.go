@@ -22,9 +22,10 @@ var writeSameCommands = []row{
 	},
 }
 
-// maxWriteSameBlocks is the MAXIMUM WRITE SAME LENGTH, 64 MiB: what a command may make a slow disk
-// write before the initiator's patience ends.
-const maxWriteSameBlocks = 1 << 17
+// maxWriteSameBlocks is the MAXIMUM WRITE SAME LENGTH, 16 MiB: what a command may make a slow disk
+// write before the initiator's patience ends. With such a bound a count of 0, which stands for all
+// blocks up to the last one, is of no use: WSNZ is 1.
+const maxWriteSameBlocks = 1 << 15
 
 func writeSame(c *Command) {
 	if c.CDB[1]&0x08 != 0 && !c.lu.opts.Thin {
@@ -35,11 +36,8 @@ func writeSame(c *Command) {
 	if !c.inside(r) {
 		return
 	}
-	if r.count == 0 { // WSNZ is 0: up to the last block
-		r.count = c.lu.blocks() - r.lba
-	}
 	switch {
-	case r.count > maxWriteSameBlocks:
+	case r.count == 0, r.count > maxWriteSameBlocks:
 		c.reject(senseInvalidField.at(c.countField()))
 	case c.Expected != c.Length || len(c.Data) != c.Length:
 		c.reject(senseInformationUnit)
@@ -51,8 +49,6 @@ func writeSame(c *Command) {
 func (c *Command) writeSame(r blockRange) {
 	c.offset, c.left = r.offset(), r.bytes()
 	switch {
-	case c.left == 0:
-		c.good()
 	case c.CDB[1]&0x08 != 0 && allZero(c.Data):
 		c.then = ended
 		c.lu.backend.Unmap(c.Lane, c.offset, c.left, c.ioDone)
