@@ -82,10 +82,19 @@ func lastLine(text string) string {
 	return strings.TrimSpace(lines[len(lines)-1])
 }
 
-// Tally counts outcomes.
-type Tally struct{ Passed, Failed, Skipped int }
+// unpassable are tests of iscsi-test-cu 1.19 that no target can pass, and why. They count as failed
+// all the same, but do not make the exit status.
+var unpassable = map[string]string{
+	"ALL.iSCSITMF.LUNResetSimpleAsync": "line 157 asserts a variable that only the answer's callback sets, before the request is sent",
+}
 
-func (t *Tally) add(v Verdict) {
+// Tally counts outcomes.
+type Tally struct {
+	Passed, Failed, Skipped int
+	Unpassable              int // of Failed
+}
+
+func (t *Tally) add(test string, v Verdict) {
 	switch v {
 	case Passed:
 		t.Passed++
@@ -93,6 +102,9 @@ func (t *Tally) add(v Verdict) {
 		t.Skipped++
 	default:
 		t.Failed++
+	}
+	if v == Failed && unpassable[test] != "" {
+		t.Unpassable++
 	}
 }
 

@@ -51,9 +51,14 @@ func TestJudge(t *testing.T) {
 func TestTally(t *testing.T) {
 	var tally Tally
 	for _, v := range []Verdict{Passed, Passed, Skipped, Failed, Crash, Hang} {
-		tally.add(v)
+		tally.add("ALL.Inquiry.Standard", v)
 	}
 	if got, want := tally.String(), "conformance: 2 passed, 3 failed, 1 skipped"; got != want {
 		t.Errorf("got %q, want %q", got, want)
+	}
+	tally.add("ALL.iSCSITMF.LUNResetSimpleAsync", Hang)
+	tally.add("ALL.iSCSITMF.LUNResetSimpleAsync", Failed)
+	if tally.Failed != 5 || tally.Unpassable != 1 {
+		t.Errorf("got %+v, want 5 failed, of them 1 that no target passes", tally)
 	}
 }

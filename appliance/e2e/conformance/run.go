@@ -55,7 +55,10 @@ func (s *suite) run(ctx context.Context, names []string) (Tally, error) {
 		}
 		from := time.Now()
 		outcome := s.one(ctx, name)
-		tally.add(outcome.Verdict)
+		tally.add(name, outcome.Verdict)
+		if excuse := unpassable[name]; excuse != "" && outcome.Verdict == Failed {
+			outcome.Reason = "no target passes: " + excuse
+		}
 		fmt.Fprintf(s.out, "%-48s %-8s %6.2fs  %s\n", name, outcome.Verdict, time.Since(from).Seconds(), outcome.Reason)
 	}
 	return tally, nil
