@@ -85,7 +85,8 @@ func (op *Op) conflicts(o *Op) bool {
 }
 
 // Awaited lists the holders that op's range must be recalled from before it may run.
-func (op *Op) Awaited() []HolderID { return op.awaited }
+// It is the caller's own list.
+func (op *Op) Awaited() []HolderID { return slices.Clone(op.awaited) }
 
 // Runnable tells whether op may run: it has its range, and every holder has returned it.
 func (op *Op) Runnable() bool { return op.admitted && len(op.awaited) == 0 }
