@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"os"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -50,6 +51,8 @@ type Coordinator struct {
 	dev   *device.Device
 	fs    *mount
 	names sync.Mutex // orders changes of the name space, and opens
+
+	unshareable atomic.Bool // the file system said that it cannot share blocks
 
 	mu     sync.Mutex // guards images and what follows
 	images map[protocol.ImageID]*image

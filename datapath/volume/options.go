@@ -27,6 +27,9 @@ type Coordinator interface {
 	Flush(ctx context.Context, call protocol.Call) error
 	Unmap(ctx context.Context, call protocol.Call, ranges []layout.Range) error
 	CompareAndWrite(ctx context.Context, call protocol.Call, expect, data []byte, off int64, fua bool) (miscompare int, err error)
+	// Copy makes r.Len bytes at off of one image equal to r of another, or the same one, by sharing blocks;
+	// EOPNOTSUPP or EINVAL: not these, and nothing was changed.
+	Copy(ctx context.Context, to protocol.Call, off int64, from protocol.Call, r layout.Range) error
 
 	Create(ctx context.Context, path string, o protocol.CreateOptions) error
 	Delete(ctx context.Context, path string) error
