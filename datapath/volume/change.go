@@ -5,10 +5,12 @@ import (
 	"fmt"
 	"slices"
 	"sync"
+	"sync/atomic"
 
 	"golang.org/x/sys/unix"
 
 	"lunar/datapath/layout"
+	"lunar/datapath/layout/protocol"
 	"lunar/datapath/uring"
 )
 
@@ -19,28 +21,52 @@ func (im *Image) Flush(lane int, done func(error)) {
 	switch {
 	case view == nil:
 		done(fmt.Errorf("image %s: %w", im.path, ErrClosed))
-	case view.Redirected || im.unsynced.Swap(false):
+	case view.Redirected || im.journal.behind():
 		im.flushByCoordinator(lane, done)
 	default:
 		im.flushDevice(lane, done)
 	}
 }
 
+// journal knows whether operations that the coordinator executed may lack durable metadata. A flush
+// vouches for those that it found begun, and only once it has ended: one that comes meanwhile must
+// not rely on it.
+type journal struct {
+	executed atomic.Uint64 // operations, counted before each is acknowledged
+	durable  atomic.Uint64 // of these, as of the flushes that ended
+}
+
+func (j *journal) add() { j.executed.Add(1) }
+
+func (j *journal) behind() bool { return j.durable.Load() < j.executed.Load() }
+
+// settle notes that a flush which began when executed was n has succeeded.
+func (j *journal) settle(n uint64) {
+	for was := j.durable.Load(); was < n && !j.durable.CompareAndSwap(was, n); was = j.durable.Load() {
+	}
+}
+
 // flushByCoordinator is enough for direct writes too: a file system's fdatasync flushes the device.
 func (im *Image) flushByCoordinator(lane int, done func(error)) {
 	im.send(lane, func(ctx context.Context) error {
+		executed := im.journal.executed.Load()
 		err := im.v.opts.Coordinator.Flush(ctx, im.call)
-		if err != nil {
-			im.unsynced.Store(true)
+		if err == nil {
+			im.journal.settle(executed)
 		}
 		im.v.heard(err)
 		return err
 	}, done)
 }
 
+// flushDevice counts as away, so that Close waits for it and for what may follow from it.
 func (im *Image) flushDevice(lane int, done func(error)) {
+	trip := &protocol.Flight{}
+	away := &im.lanes[lane].away
+	away.Begin(trip, protocol.Everywhere)
 	op := &uring.Op{Code: uring.Flush, File: im.v.file, Deadline: im.v.opts.Deadline}
 	op.Done = func(op *uring.Op) {
+		defer away.End(trip)
 		if op.Err != nil && ofPath(op.Err) {
 			im.v.keep.suspect(op.Err)
 			im.flushByCoordinator(lane, done)
@@ -65,7 +91,7 @@ func (im *Image) CompareAndWrite(lane int, expect, data []byte, off int64, fua b
 	miscompare := -1
 	im.send(lane, func(ctx context.Context) (err error) {
 		miscompare, err = im.v.opts.Coordinator.CompareAndWrite(ctx, im.call, expect, data, off, fua)
-		im.unsynced.Store(true)
+		im.journal.add()
 		im.v.counters[len(im.v.desks)].add(redirectedWrite, int64(len(data)))
 		return err
 	}, func(err error) { done(miscompare, err) })
@@ -140,7 +166,7 @@ func (q *unmaps) run(ctx context.Context) error {
 		batch, cancel := context.WithTimeout(context.WithoutCancel(ctx), im.v.opts.Redirected)
 		err := im.v.opts.Coordinator.Unmap(batch, im.call, ranges)
 		cancel()
-		im.unsynced.Store(true)
+		im.journal.add()
 		for _, r := range ranges {
 			im.v.metadata(r.Len)
 		}

@@ -19,11 +19,11 @@ type Image struct {
 	holder protocol.HolderID
 	refs   int // guarded by v.opens
 
-	view     atomic.Pointer[protocol.View] // nil before start and after Close
-	unsynced atomic.Bool                   // redirected writes or unmaps were acknowledged since the last flush
-	waiting  atomic.Int64                  // parked I/Os
-	lanes    []station
-	unmaps   unmaps
+	view    atomic.Pointer[protocol.View] // nil before start and after Close
+	journal journal
+	waiting atomic.Int64 // parked I/Os
+	lanes   []station
+	unmaps  unmaps
 
 	mu    sync.Mutex                                     // orders changes of view; held for moments only
 	early []func(*protocol.View) (*protocol.View, error) // heard before start

@@ -228,7 +228,7 @@ func (req *request) redirect(off, end int64) {
 		if write {
 			k = redirectedWrite
 			err = im.v.opts.Coordinator.Write(ctx, im.call, buf, off, fua)
-			im.unsynced.Store(true) // before it is acknowledged, so that no flush after that misses it
+			im.journal.add() // before it is acknowledged, so that no flush after that misses it
 		} else {
 			err = im.v.opts.Coordinator.Read(ctx, im.call, buf, off)
 		}

@@ -228,8 +228,15 @@ func powerFailure(t *testing.T, n *node, im *volume.Image) {
 	if _, err := im.WriteAt(make([]byte, 512), im.Size()-512); err == nil {
 		t.Error("a write that allocates went through after the shutdown")
 	}
-	_ = im.Close(ctx)
-	n.t = ignoreErrors{t} // unmounting after a shutdown may complain
+	n.stopAfterPowerFailure(im)
+}
+
+// stopAfterPowerFailure ends a node whose file system is down; unmounting it may complain.
+func (n *node) stopAfterPowerFailure(images ...*volume.Image) {
+	for _, im := range images {
+		_ = im.Close(ctx)
+	}
+	n.t = ignoreErrors{n.t}
 	n.stop()
 }
 
