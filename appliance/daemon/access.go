@@ -158,6 +158,7 @@ func (n *Node) changeAccess(ctx context.Context, name, kind, what string, change
 		return refusal(err)
 	}
 	policy, accessErr := n.access(&record)
+	n.directory.admit(t.name, policy)
 	if err := n.front.SetAccess(t.name, policy); err != nil {
 		return refusal(errors.Join(accessErr, err))
 	}

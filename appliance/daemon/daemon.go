@@ -146,6 +146,7 @@ func (d *Daemon) openExports(ctx context.Context) error {
 	if err := d.node.restore(ctx); err != nil {
 		return err
 	}
+	d.node.followStates()
 	for _, l := range d.listeners.portals {
 		if err := d.front.AddPortal(iscsi.Portal{Listener: l}); err != nil {
 			return err
@@ -154,6 +155,7 @@ func (d *Daemon) openExports(ctx context.Context) error {
 	ctx, d.stopTasks = context.WithCancel(context.WithoutCancel(ctx))
 	d.tasks.Go(func() { d.notify.watch(ctx, d.engine) })
 	d.tasks.Go(func() { d.node.keepTrying(ctx, d.status) })
+	d.tasks.Go(func() { d.node.keepWatch(ctx) })
 	return nil
 }
 

@@ -22,9 +22,12 @@ type Node struct {
 	front        *iscsi.Server
 	reservations *reservationStore
 	poolBytes    int64
+	directory    *directory
 
 	// changes has one token: who holds it may change what is on line or exported, and may block.
 	changes chan struct{}
+
+	following sync.Mutex // guards target.access, and orders its changes
 
 	mu      sync.RWMutex // guards the maps and what their values say is guarded; held for moments
 	volumes map[string]*volumeState
@@ -34,7 +37,7 @@ type Node struct {
 
 func newNode(name string, log *slog.Logger) *Node {
 	n := &Node{
-		name: name, log: log, changes: make(chan struct{}, 1),
+		name: name, log: log, directory: newDirectory(), changes: make(chan struct{}, 1),
 		volumes: map[string]*volumeState{}, targets: map[string]*target{}, units: map[unitKey]*unit{},
 	}
 	n.changes <- struct{}{}

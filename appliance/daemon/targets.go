@@ -24,7 +24,8 @@ type target struct {
 	scsi   *scsi.Target
 	record cluster.Target // its LUNs are in luns
 	luns   map[uint16]*lun
-	reason string // why nobody may log in; empty: nothing is wrong
+	reason string           // why nobody may log in; empty: nothing is wrong
+	access scsi.AccessState // as initiators were told; guarded by Node.following
 }
 
 // lun is a row of a target's LUN map.
@@ -129,9 +130,10 @@ func (n *Node) targetCount() int {
 // export offers a target on every portal, with those of its LUNs that are available. The caller
 // holds Node.changes.
 func (n *Node) export(ctx context.Context, record cluster.Target) (*target, error) {
-	t := &target{name: record.Name, record: record, luns: map[uint16]*lun{}}
+	t := &target{name: record.Name, record: record, luns: map[uint16]*lun{}, access: scsi.ActiveOptimized}
 	t.scsi = scsi.NewTarget(record.Name, scsi.TargetOptions{
 		Buffers: n.engine.Pool(), Log: n.log, Post: n.post,
+		Units: n.directory.viewFrom(record.Name), ALUA: scsi.ALUAOptions{Groups: portGroups(t.access)},
 		Reservations: scsi.ReservationOptions{Store: n.reservations},
 	})
 	for _, l := range record.LUNs {
@@ -143,7 +145,9 @@ func (n *Node) export(ctx context.Context, record cluster.Target) (*target, erro
 		t.reason = err.Error()
 		n.log.Error("a target lets nobody in", "target", t.name, "error", err)
 	}
+	n.directory.admit(t.name, access)
 	if err := n.front.AddTarget(iscsi.Export{Name: t.name, Target: t.scsi, Access: access}); err != nil {
+		n.directory.admit(t.name, nil)
 		return nil, errors.Join(err, n.detachAll(ctx, t))
 	}
 	n.mu.Lock()
@@ -170,6 +174,7 @@ func (n *Node) attach(ctx context.Context, t *target, l *lun) {
 		return
 	}
 	l.unit, l.reason = u, ""
+	n.directory.add(t.name, l.record.NAA, u.lu)
 }
 
 // detach takes a LUN off line. The caller holds Node.changes.
@@ -181,6 +186,7 @@ func (n *Node) detach(ctx context.Context, t *target, l *lun) error {
 	if u == nil {
 		return nil
 	}
+	n.directory.remove(t.name, l.record.NAA)
 	return errors.Join(t.scsi.Unmap(l.record.Number), n.release(ctx, u))
 }
 
@@ -238,6 +244,7 @@ func (n *Node) withdraw(ctx context.Context, t *target) error {
 	wait, cancel := context.WithTimeout(ctx, sessionEnd)
 	defer cancel()
 	err := n.front.RemoveTarget(wait, t.name)
+	n.directory.admit(t.name, nil)
 	err = errors.Join(err, n.detachAll(ctx, t))
 	n.mu.Lock()
 	defer n.mu.Unlock()
@@ -290,6 +297,7 @@ func (n *Node) mapNew(ctx context.Context, t *target, record cluster.LUN) (api.L
 	t.luns[record.Number] = l
 	out := n.describeLUN(l)
 	n.mu.Unlock()
+	n.followStates()
 	n.note(ctx, cluster.Event{Kind: "target.map", Target: t.name, Text: fmt.Sprintf("LUN %d of %s is image %s, naa.%s", record.Number, t.name, out.Image, record.NAA)})
 	return out, nil
 }

@@ -9,6 +9,7 @@ import (
 
 	"lunar/appliance/api"
 	"lunar/appliance/cluster"
+	"lunar/datapath/device"
 	"lunar/datapath/volume"
 	"lunar/iscsi/scsi"
 )
@@ -59,12 +60,22 @@ func newUnit(ctx context.Context, p *parts, l cluster.LUN) (*unit, error) {
 	if err != nil {
 		return nil, err
 	}
-	lu, err := scsi.NewLogicalUnit(image, scsi.UnitOptions{NAA: naa, Serial: l.Serial, Thin: true})
+	lu, err := scsi.NewLogicalUnit(image, scsi.UnitOptions{
+		NAA: naa, Serial: l.Serial, Thin: true, PhysicalBlock: physicalBlock(p.dev),
+	})
 	if err != nil {
 		_ = image.Close(ctx)
 		return nil, err
 	}
 	return &unit{lu: lu, image: image, luns: 1}, nil
+}
+
+// physicalBlock is the device's, of the two lengths that hypervisors know.
+func physicalBlock(d *device.Device) int {
+	if d.PhysicalBlock <= 512 {
+		return 512
+	}
+	return 4096
 }
 
 // release takes one LUN away from a unit, and closes the image with the last one. The caller holds

@@ -31,6 +31,18 @@ func (v *volumeState) borrow() (p *parts, release func()) {
 	return v.parts, v.use.RUnlock
 }
 
+// tryBorrow is borrow for who does not wait: nil also while the parts come or go.
+func (v *volumeState) tryBorrow() (p *parts, release func()) {
+	if !v.use.TryRLock() {
+		return nil, func() {}
+	}
+	if v.parts == nil {
+		v.use.RUnlock()
+		return nil, func() {}
+	}
+	return v.parts, v.use.RUnlock
+}
+
 // why tells in words why the volume is off line.
 func (v *volumeState) why() string {
 	v.use.RLock()

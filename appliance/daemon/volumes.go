@@ -117,6 +117,7 @@ func (n *Node) RedirectVolume(ctx context.Context, name string, on bool) error {
 		if err := p.redirect(ctx, on); err != nil {
 			return refusal(err)
 		}
+		n.followStates()
 	}
 	word := map[bool]string{true: "redirected", false: "direct"}[on]
 	n.note(ctx, cluster.Event{Kind: "volume.redirect", Volume: name, Text: fmt.Sprintf("volume %s: I/O of node %s is %s by the user's request", name, n.name, word)})
