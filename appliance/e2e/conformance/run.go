@@ -37,11 +37,12 @@ func tests(ctx context.Context, match *regexp.Regexp) ([]string, error) {
 	return names, nil
 }
 
-// suite runs every test against one target, which start makes anew after a crash.
+// suite runs every test against one target, which start makes anew after a crash. A test that a
+// disk's properties rule out runs on the target's next disk.
 type suite struct {
-	start  func(context.Context) (*lab.Export, error)
-	out    io.Writer
-	export *lab.Export
+	start func(context.Context) ([]*lab.Export, error)
+	out   io.Writer
+	disks []*lab.Export
 }
 
 func (s *suite) run(ctx context.Context, names []string) (Tally, error) {
@@ -54,10 +55,10 @@ func (s *suite) run(ctx context.Context, names []string) (Tally, error) {
 			return tally, err
 		}
 		from := time.Now()
-		outcome := s.one(ctx, name)
+		outcome := s.any(ctx, name)
 		tally.add(name, outcome.Verdict)
-		if excuse := unpassable[name]; excuse != "" && outcome.Verdict == Failed {
-			outcome.Reason = "no target passes: " + excuse
+		if excuse := clientDefects[name]; excuse != "" && outcome.Verdict == Failed {
+			outcome.Reason = "a defect of the test: " + excuse
 		}
 		fmt.Fprintf(s.out, "%-48s %-8s %6.2fs  %s\n", name, outcome.Verdict, time.Since(from).Seconds(), outcome.Reason)
 	}
@@ -65,34 +66,47 @@ func (s *suite) run(ctx context.Context, names []string) (Tally, error) {
 }
 
 func (s *suite) ensureTarget(ctx context.Context) error {
-	if s.export != nil && !s.targetDied(0) {
+	if s.disks != nil && !s.targetDied(0) {
 		return nil
 	}
 	var err error
-	s.export, err = s.start(ctx)
+	s.disks, err = s.start(ctx)
 	return err
 }
 
 func (s *suite) targetDied(within time.Duration) bool {
 	select {
-	case <-s.export.Target.Exited():
+	case <-s.disks[0].Target.Exited():
 		return true
 	case <-time.After(within):
 		return false
 	}
 }
 
-func (s *suite) one(ctx context.Context, name string) Outcome {
+func (s *suite) any(ctx context.Context, name string) Outcome {
+	first := s.one(ctx, name, s.disks[0])
+	for _, disk := range s.disks[1:] {
+		if first.Verdict != Skipped {
+			break
+		}
+		if other := s.one(ctx, name, disk); other.Verdict != Skipped {
+			return other
+		}
+	}
+	return first
+}
+
+func (s *suite) one(ctx context.Context, name string, disk *lab.Export) Outcome {
 	limited, cancel := context.WithTimeout(ctx, testLimit)
 	defer cancel()
-	argv := append([]string{"iscsi-test-cu", "--dataloss", "-t", name}, s.export.URLs...)
+	argv := append([]string{"iscsi-test-cu", "--dataloss", "-t", name}, disk.URLs...)
 	output, err := lab.Run(limited, argv...)
-	outcome := judge(output, exitStatus(err))
+	outcome := excuse(name, judge(output, exitStatus(err)))
 	if limited.Err() != nil {
 		outcome = Outcome{Hang, fmt.Sprintf("no end after %s", testLimit)}
 	}
 	if outcome.Verdict != Passed && outcome.Verdict != Skipped && s.targetDied(settleLimit) {
-		outcome = Outcome{Crash, "the target ended; its log: " + lastLine(s.export.Target.Log())}
+		outcome = Outcome{Crash, "the target ended; its log: " + lastLine(disk.Target.Log())}
 	}
 	return outcome
 }

@@ -15,6 +15,9 @@ const (
 	iqn        = "iqn.2026-01.lunar.test:conformance"
 )
 
+// sectors are those of lunard's disks: some tests want one, some the other.
+var sectors = []uint32{512, 4096}
+
 // targets starts the target under test, each time from nothing.
 type targets struct {
 	bin, peer, dir string
@@ -22,7 +25,8 @@ type targets struct {
 	started        int
 }
 
-func (t *targets) start(ctx context.Context) (*lab.Export, error) {
+// start gives the disks of the target, the one first that most tests are for.
+func (t *targets) start(ctx context.Context) ([]*lab.Export, error) {
 	_ = t.close() // what crashed has nothing to say here
 	t.started++
 	l, err := lab.Open(filepath.Join(t.dir, fmt.Sprint(t.started)), t.bin)
@@ -39,20 +43,29 @@ func (t *targets) start(ctx context.Context) (*lab.Export, error) {
 	return nil, fmt.Errorf("no peer %q: use tgtd or gotgt", t.peer)
 }
 
-func (t *targets) lunard(ctx context.Context) (*lab.Export, error) {
-	device, err := t.lab.Loop("lun.img", deviceSize)
-	if err != nil {
-		return nil, err
-	}
+func (t *targets) lunard(ctx context.Context) ([]*lab.Export, error) {
 	// Two portals, for the multipath tests.
 	node, err := t.lab.Lunard(ctx, lab.Config{Portals: 2})
 	if err != nil {
 		return nil, err
 	}
-	return node.ServeImage(ctx, device.Path, fmt.Sprint(imageSize), iqn)
+	var disks []*lab.Export
+	for _, sector := range sectors {
+		device, err := t.lab.LoopSectors(fmt.Sprintf("lun%d.img", sector), deviceSize, sector)
+		if err != nil {
+			return nil, err
+		}
+		name := fmt.Sprintf("%s-%d", iqn, sector)
+		disk, err := node.ServeImageOn(ctx, fmt.Sprintf("Sectors%d", sector), device.Path, fmt.Sprint(imageSize), name)
+		if err != nil {
+			return nil, err
+		}
+		disks = append(disks, disk)
+	}
+	return disks, nil
 }
 
-func (t *targets) serveFile(ctx context.Context) (*lab.Export, error) {
+func (t *targets) serveFile(ctx context.Context) ([]*lab.Export, error) {
 	path := t.lab.Path("disk.img")
 	if err := os.WriteFile(path, nil, 0o600); err != nil {
 		return nil, err
@@ -60,6 +73,11 @@ func (t *targets) serveFile(ctx context.Context) (*lab.Export, error) {
 	if err := os.Truncate(path, imageSize); err != nil {
 		return nil, err
 	}
+	disk, err := t.peerOver(ctx, path)
+	return []*lab.Export{disk}, err
+}
+
+func (t *targets) peerOver(ctx context.Context, path string) (*lab.Export, error) {
 	if t.peer == "tgtd" {
 		return t.lab.Tgtd(ctx, lab.TgtdDefault, path)
 	}
