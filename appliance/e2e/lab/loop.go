@@ -18,8 +18,13 @@ type Loop struct {
 // configureTries bounds the race with others for a free device.
 const configureTries = 32
 
-// Loop makes a device of size bytes; an existing file of that name keeps its content.
+// Loop makes a device of size bytes in sectors of 512; an existing file of that name keeps its content.
 func (l *Lab) Loop(name string, size int64) (*Loop, error) {
+	return l.LoopSectors(name, size, 512)
+}
+
+// LoopSectors is Loop with sectors of another length, 512 to 4096 bytes.
+func (l *Lab) LoopSectors(name string, size int64, sector uint32) (*Loop, error) {
 	path := l.Path(name)
 	backing, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE, 0o600)
 	if err != nil {
@@ -29,7 +34,7 @@ func (l *Lab) Loop(name string, size int64) (*Loop, error) {
 	if err := backing.Truncate(size); err != nil {
 		return nil, fmt.Errorf("loop device: %w", err)
 	}
-	dev, err := attach(backing)
+	dev, err := attach(backing, sector)
 	if err != nil {
 		return nil, fmt.Errorf("loop device over %s: %w", path, err)
 	}
@@ -48,7 +53,7 @@ func (d *Loop) Close() error {
 	return err
 }
 
-func attach(backing *os.File) (*os.File, error) {
+func attach(backing *os.File, sector uint32) (*os.File, error) {
 	control, err := os.OpenFile("/dev/loop-control", os.O_RDWR, 0)
 	if err != nil {
 		return nil, err
@@ -59,7 +64,7 @@ func attach(backing *os.File) (*os.File, error) {
 		if err != nil {
 			return nil, fmt.Errorf("LOOP_CTL_GET_FREE: %w", err)
 		}
-		dev, err := configure(fmt.Sprintf("/dev/loop%d", n), backing)
+		dev, err := configure(fmt.Sprintf("/dev/loop%d", n), backing, sector)
 		if err == nil {
 			return dev, nil
 		}
@@ -70,14 +75,14 @@ func attach(backing *os.File) (*os.File, error) {
 	return nil, fmt.Errorf("LOOP_CONFIGURE: %w after %d tries", unix.EBUSY, configureTries)
 }
 
-func configure(path string, backing *os.File) (*os.File, error) {
+func configure(path string, backing *os.File, sector uint32) (*os.File, error) {
 	dev, err := os.OpenFile(path, os.O_RDWR, 0)
 	if err != nil {
 		return nil, err
 	}
 	config := unix.LoopConfig{
 		Fd:   uint32(backing.Fd()),
-		Size: 512,
+		Size: sector,
 		Info: unix.LoopInfo64{Flags: unix.LO_FLAGS_DIRECT_IO | unix.LO_FLAGS_AUTOCLEAR},
 	}
 	if err := unix.IoctlLoopConfigure(int(dev.Fd()), &config); err != nil {

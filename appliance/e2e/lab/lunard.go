@@ -114,11 +114,17 @@ func (n *Lunard) Export(iqn string, lun int) *Export {
 
 // ServeImage formats device as Volume1 and exports a new image of that size on it as LUN 0 of iqn.
 func (n *Lunard) ServeImage(ctx context.Context, device, size, iqn string) (*Export, error) {
+	return n.ServeImageOn(ctx, "Volume1", device, size, iqn)
+}
+
+// ServeImageOn is ServeImage with another name for the volume.
+func (n *Lunard) ServeImageOn(ctx context.Context, volume, device, size, iqn string) (*Export, error) {
+	image := volume + "/disk.img"
 	err := n.Script(ctx,
-		"volume add "+device+" --name Volume1 --format xfs",
-		"image create Volume1/disk.img --size "+size,
+		"volume add "+device+" --name "+volume+" --format xfs",
+		"image create "+image+" --size "+size,
 		"target create "+iqn,
-		"target map "+iqn+" Volume1/disk.img --lun 0")
+		"target map "+iqn+" "+image+" --lun 0")
 	if err != nil {
 		return nil, err
 	}
