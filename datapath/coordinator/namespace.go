@@ -35,12 +35,18 @@ func (c *Coordinator) Create(ctx context.Context, p string, o protocol.CreateOpt
 	if unit := max(512, int64(c.dev.LogicalBlock)); o.Size <= 0 || o.Size%unit != 0 || o.Size > layout.MaxSize {
 		return explain(p, "create", fmt.Errorf("%w: %d: give a multiple of %d", ErrSize, o.Size, unit))
 	}
-	return c.inName(p, "create", func() error {
-		return c.build(p, func(f *os.File) error { return c.shape(ctx, f, o) })
-	})
+	if err := checkPath(p); err != nil {
+		return err
+	}
+	if err := c.enter(); err != nil {
+		return explain(p, "create", err)
+	}
+	defer c.calls.Done()
+	// The name space is not locked: writing zeroes may take minutes, and the file has no name before.
+	return explain(p, "create", c.build(p, func(f *os.File) error { return c.shape(ctx, f, o) }))
 }
 
-// build makes a nameless file, lets fn shape it, and gives it its name.
+// build makes a nameless file, lets fn shape it, and gives it its name, at once or not at all.
 func (c *Coordinator) build(p string, fn func(*os.File) error) error {
 	folder, err := c.fs.openFolder(p, true)
 	if err != nil {
@@ -83,8 +89,12 @@ func (c *Coordinator) shape(ctx context.Context, f *os.File, o protocol.CreateOp
 		if err := ctx.Err(); err != nil {
 			return err
 		}
-		if err := im.zero(layout.Range{Off: off, Len: min(maxChunk, o.Size-off)}); err != nil {
+		n := min(maxChunk, o.Size-off)
+		if err := im.zero(layout.Range{Off: off, Len: n}); err != nil {
 			return err
+		}
+		if o.Progress != nil {
+			o.Progress(off + n)
 		}
 	}
 	return nil
@@ -185,10 +195,11 @@ func grow(f *os.File, size int64) error {
 	return err
 }
 
-// grow changes an open image's size; the block with the old end is taken back meanwhile, because
-// the file system zeroes its rest.
+// grow changes an open image's size; the page with the old end is taken back meanwhile, because
+// the file system zeroes the rest of its block in the page cache, and may write back all of the page.
 func (im *image) grow(ctx context.Context, size int64) error {
-	last := im.current().Size() / im.c.fs.block * im.c.fs.block
+	unit := max(im.c.fs.block, int64(os.Getpagesize()))
+	last := im.current().Size() / unit * unit
 	return im.change(ctx, layout.Range{Off: last, Len: layout.MaxSize - last}, func() (effect, error) {
 		return moved, grow(im.file, size)
 	})

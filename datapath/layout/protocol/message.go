@@ -70,4 +70,6 @@ type CreateOptions struct {
 	Size  int64 // bytes, a multiple of the volume's sector size
 	Thick bool  // reserve all space at once
 	Eager bool  // Thick, and written with zeroes, so that every write is direct from the start
+	// Progress is told how many bytes were written so far, from the goroutine that writes; may be nil.
+	Progress func(bytes int64)
 }
