@@ -47,6 +47,9 @@ func attach(dev *device.Device, fs FSType) (*mount, error) {
 	defer func() { _ = unix.Close(ctxFd) }()
 	err = unix.FsconfigSetString(ctxFd, "source", dev.Path)
 	if err == nil {
+		err = setOptions(ctxFd, fs)
+	}
+	if err == nil {
 		err = create(ctxFd)
 	}
 	if err != nil {
@@ -65,7 +68,7 @@ func create(ctxFd int) error {
 	switch errno {
 	case 0:
 		return nil
-	case unix.EINVAL, unix.EOPNOTSUPP:
+	case unix.EOPNOTSUPP: // an older kernel; a try that failed would spoil ctxFd for another
 		return unix.FsconfigCreate(ctxFd)
 	}
 	return errno
@@ -95,6 +98,9 @@ func newMount(fs FSType, tree *os.File) (*mount, error) {
 	var st unix.Statfs_t
 	if err := unix.Fstatfs(int(root.Fd()), &st); err != nil {
 		return nil, errors.Join(err, m.close())
+	}
+	if st.Flags&unix.ST_RDONLY != 0 {
+		return nil, errors.Join(fmt.Errorf("the file system is marked read-only: %w: make it writable first", ErrUnsupported), m.close())
 	}
 	m.block = st.Bsize
 	return m, nil

@@ -37,28 +37,35 @@ func checkPath(p string) error {
 	return fmt.Errorf("image %q: %w: %s: give NAME or DIR/NAME within the volume", p, ErrPath, reason)
 }
 
-// openImage opens an image's file for direct I/O. An image is a regular file.
+// openImage opens an image's file for direct I/O. An image is a regular file that holds its content
+// in plain blocks.
 func (m *mount) openImage(p string) (*os.File, unix.Stat_t, error) {
 	var st unix.Stat_t
 	if err := checkPath(p); err != nil {
 		return nil, st, err
 	}
-	// Without O_NONBLOCK a FIFO would block here.
-	f, err := m.open(p, unix.O_RDWR|unix.O_DIRECT|unix.O_NOFOLLOW|unix.O_NONBLOCK, 0)
-	if errors.Is(err, unix.EISDIR) {
-		err = fmt.Errorf("%w: it is a folder", ErrPath)
+	if err := m.checkFile(p); err != nil {
+		return nil, st, err
 	}
+	f, err := m.open(p, unix.O_RDWR|unix.O_DIRECT|unix.O_NOFOLLOW|unix.O_NONBLOCK, 0)
 	if err != nil {
 		return nil, st, err
 	}
-	err = unix.Fstat(int(f.Fd()), &st)
-	if err == nil && st.Mode&unix.S_IFMT != unix.S_IFREG {
-		err = fmt.Errorf("%w: it is no regular file", ErrPath)
-	}
-	if err != nil {
+	if err := errors.Join(unix.Fstat(int(f.Fd()), &st), m.checkPlacement(f)); err != nil {
 		return nil, st, errors.Join(err, f.Close())
 	}
 	return f, st, nil
+}
+
+// checkFile looks at what lies at p before it is opened: opening some files has effects, or fails
+// without saying why.
+func (m *mount) checkFile(p string) error {
+	f, err := m.open(p, unix.O_PATH|unix.O_NOFOLLOW, 0)
+	if err != nil {
+		return err
+	}
+	defer func() { _ = f.Close() }()
+	return checkAttributes(f)
 }
 
 // openFolder opens the folder that p lies in; with mkdir it and those above it are made.
