@@ -15,6 +15,13 @@ func alignedBuffer(n int) []byte {
 	return b[shift : shift+n : shift+n]
 }
 
+// alignedCopy is p in a buffer for direct I/O.
+func alignedCopy(p []byte) []byte {
+	q := alignedBuffer(len(p))
+	copy(q, p)
+	return q
+}
+
 func address(p []byte) uintptr { return uintptr(unsafe.Pointer(unsafe.SliceData(p))) }
 
 // isAligned tells whether p's address suits every device: 512 bytes is the most that they ask.

@@ -50,7 +50,8 @@ type Coordinator struct {
 	opts  Options
 	dev   *device.Device
 	fs    *mount
-	names sync.Mutex // orders changes of the name space, and opens
+	names sync.Mutex  // orders changes of the name space, and opens
+	down  atomic.Bool // after Shutdown
 
 	unshareable atomic.Bool // the file system said that it cannot share blocks
 
@@ -75,6 +76,9 @@ func Open(ctx context.Context, dev *device.Device, o Options) (*Coordinator, err
 	}
 	fs, err := volumeType(dev)
 	if err != nil {
+		return nil, err
+	}
+	if err := checkSuperblock(dev, fs); err != nil {
 		return nil, err
 	}
 	m, err := attach(dev, fs)
@@ -255,4 +259,7 @@ func (c *Coordinator) Close(ctx context.Context) error {
 
 // Shutdown ends the file system at once, as a power failure would: nothing more reaches the device,
 // not even the log. Every later call fails with EIO; Close still has to be called.
-func (c *Coordinator) Shutdown() error { return c.fs.shutdown() }
+func (c *Coordinator) Shutdown() error {
+	c.down.Store(true)
+	return c.fs.shutdown()
+}

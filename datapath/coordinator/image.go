@@ -211,24 +211,33 @@ func (im *image) call() protocol.Call {
 }
 
 // refresh reads r anew from the file system; what was moved is made durable first. On an error the
-// range is withheld: then only the coordinator touches it.
+// range is withheld: then only the coordinator touches it, until a later change describes it again.
 func (im *image) refresh(r layout.Range, did effect) error {
 	extents, size, err := im.describe(r, did)
 	im.mu.Lock()
 	defer im.mu.Unlock()
-	if err != nil {
-		im.c.opts.Log.Error("layout withheld", "image", im.path, "off", r.Off, "len", r.Len, "err", err)
-		known := r.Intersect(layout.Range{Len: im.layout.Size()})
-		extents, size = []layout.Extent{{FileOff: known.Off, Len: known.Len, State: layout.Withheld}}, im.layout.Size()
+	if err == nil {
+		err = im.redraw(size, r, extents)
 	}
-	l, lerr := im.layout.Resize(size)
-	if lerr == nil {
-		l, lerr = l.Replace(r, extents)
+	if err == nil {
+		return nil
 	}
-	if lerr == nil {
+	im.c.opts.Log.Error("layout withheld", "image", im.path, "off", r.Off, "len", r.Len, "err", err)
+	size = im.layout.Size()
+	known := r.Intersect(layout.Range{Len: size})
+	return errors.Join(err, im.redraw(size, known, []layout.Extent{{FileOff: known.Off, Len: known.Len, State: layout.Withheld}}))
+}
+
+// redraw replaces r in the layout of a file of size bytes; mu is locked.
+func (im *image) redraw(size int64, r layout.Range, extents []layout.Extent) error {
+	l, err := im.layout.Resize(size)
+	if err == nil {
+		l, err = l.Replace(r, extents)
+	}
+	if err == nil {
 		im.layout = l
 	}
-	return errors.Join(err, lerr)
+	return err
 }
 
 func (im *image) describe(r layout.Range, did effect) ([]layout.Extent, int64, error) {

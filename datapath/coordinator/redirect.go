@@ -67,9 +67,27 @@ func (im *image) overwrite(ctx context.Context, r layout.Range, p []byte, fua bo
 		if done = im.current().Is(r, layout.State.Writable); !done {
 			return nil
 		}
-		return im.pwrite(p, r.Off, fua)
+		return im.place(p, r.Off, fua)
 	})
 	return done, err
+}
+
+// place writes p at off as a holder would, to the blocks that the layout names; the caller has that
+// range, Writable. ExclusiveWrite: the file system would be free to move what it writes, and XFS does
+// so where it reserved blocks around others that were shared once.
+func (im *image) place(p []byte, off int64, fua bool) error {
+	if !isAligned(p) {
+		p = alignedCopy(p)
+	}
+	for e := range im.current().In(layout.Range{Off: off, Len: int64(len(p))}) {
+		if im.c.down.Load() {
+			return fmt.Errorf("after the shutdown: %w", unix.EIO)
+		}
+		if err := writeFull(im.c.dev.Fd(), p[e.FileOff-off:e.End()-off], e.DevOff, fua); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // whole tells whether r is made of the device's logical blocks.
@@ -80,6 +98,9 @@ func (im *image) whole(r layout.Range) bool {
 
 // allocate writes p where blocks have to be allocated, converted or unshared for it, and some more
 // ahead. All of it is durable afterwards.
+//
+// Like every change it takes whole blocks, also the one with the end of the file: the image may grow
+// until the change has its range.
 func (im *image) allocate(ctx context.Context, r layout.Range, p []byte, fua bool) error {
 	im.mu.Lock()
 	chunk := im.window.next(r.Align(im.c.fs.block), im.layout.Size())
@@ -88,9 +109,9 @@ func (im *image) allocate(ctx context.Context, r layout.Range, p []byte, fua boo
 		if !im.whole(r) || !im.current().Is(r, layout.State.Writable) {
 			return false, nil
 		}
-		return true, im.pwrite(p, r.Off, fua)
+		return true, im.place(p, r.Off, fua)
 	}
-	return im.changeUnless(ctx, chunk, another, func() (effect, error) {
+	return im.changeUnless(ctx, chunk.Align(im.c.fs.block), another, func() (effect, error) {
 		began := time.Now()
 		if err := im.store(p, r, chunk); err != nil {
 			return moved, err
@@ -108,7 +129,7 @@ func (im *image) store(p []byte, r, chunk layout.Range) error {
 	// In one piece if that can be had; when it cannot, the write itself tells what is wrong.
 	_ = unix.Fallocate(im.fd(), unix.FALLOC_FL_KEEP_SIZE, chunk.Off, chunk.Len)
 	if im.whole(r) {
-		return im.pwrite(p, r.Off, false)
+		return im.pwrite(p, r.Off)
 	}
 	blocks := r.Align(int64(im.c.dev.LogicalBlock))
 	q := alignedBuffer(int(blocks.Len))
@@ -116,7 +137,7 @@ func (im *image) store(p []byte, r, chunk layout.Range) error {
 		return err
 	}
 	copy(q[r.Off-blocks.Off:], p)
-	return im.pwrite(q, blocks.Off, false)
+	return im.pwrite(q, blocks.Off)
 }
 
 // fill writes zeroes to what has no data in r, so that it becomes Written. NoLeak: never over data.
@@ -133,7 +154,7 @@ func (im *image) fill(r layout.Range) error {
 		if !e.State.Zero() {
 			continue
 		}
-		if err := im.zero(layout.Range{Off: e.FileOff, Len: e.Len}); errors.Is(err, unix.ENOSPC) {
+		if err := im.zero(layout.Range{Off: e.FileOff, Len: e.Len}); errors.Is(err, unix.ENOSPC) || errors.Is(err, unix.EDQUOT) {
 			return nil
 		} else if err != nil {
 			return err
@@ -146,7 +167,7 @@ func (im *image) fill(r layout.Range) error {
 func (im *image) zero(r layout.Range) error {
 	for r.Len > 0 {
 		n := min(r.Len, int64(len(zeroes)))
-		if err := im.pwrite(zeroes[:n], r.Off, false); err != nil {
+		if err := im.pwrite(zeroes[:n], r.Off); err != nil {
 			return err
 		}
 		r.Off, r.Len = r.Off+n, r.Len-n
@@ -187,11 +208,10 @@ func (im *image) unmap(ctx context.Context, r layout.Range) error {
 	if r.Len == 0 || im.current().Is(r, func(s layout.State) bool { return s == layout.Hole }) {
 		return nil
 	}
-	size := im.current().Size()
 	around := r.Align(im.c.fs.block)
-	return im.change(ctx, around.Intersect(layout.Range{Len: size}), func() (effect, error) {
+	return im.change(ctx, around, func() (effect, error) {
 		_ = unix.Fadvise(im.fd(), around.Off, around.Len, unix.FADV_DONTNEED)
-		return im.punch(r, around, size)
+		return im.punch(r, around, im.current().Size())
 	})
 }
 
@@ -251,7 +271,7 @@ func (c *Coordinator) CompareAndWrite(ctx context.Context, call protocol.Call, e
 	if err != nil {
 		return -1, im.explain(err, "compare and write", off, len(data))
 	}
-	around := r.Align(im.c.fs.block).Intersect(layout.Range{Len: im.current().Size()})
+	around := r.Align(im.c.fs.block)
 	err = im.change(ctx, around, func() (effect, error) {
 		var did effect
 		miscompare, did, err = im.compareAndWrite(expect, data, r, around, fua)
@@ -271,7 +291,7 @@ func (im *image) compareAndWrite(expect, data []byte, r, around layout.Range, fu
 		}
 	}
 	if im.whole(r) && im.current().Is(r, layout.State.Writable) {
-		return -1, none, im.pwrite(data, r.Off, fua)
+		return -1, none, im.place(data, r.Off, fua)
 	}
 	return -1, moved, im.store(data, r, around)
 }
@@ -308,20 +328,23 @@ func readFull(fd int, p []byte, off int64) error {
 	return nil
 }
 
-// pwrite writes around the page cache; with fua it is durable on return. Offset and length are
-// multiples of the logical block.
-func (im *image) pwrite(p []byte, off int64, fua bool) error {
+// pwrite writes through the file system, around its page cache, and so may change the mapping. Offset
+// and length are multiples of the logical block.
+func (im *image) pwrite(p []byte, off int64) error {
 	if !isAligned(p) {
-		q := alignedBuffer(len(p))
-		copy(q, p)
-		p = q
+		p = alignedCopy(p)
 	}
+	return writeFull(im.fd(), p, off, false)
+}
+
+// writeFull writes all of p; with fua it is durable on return.
+func writeFull(fd int, p []byte, off int64, fua bool) error {
 	flags := 0
 	if fua {
 		flags = unix.RWF_DSYNC
 	}
 	for len(p) > 0 {
-		n, err := unix.Pwritev2(im.fd(), [][]byte{p}, off, flags)
+		n, err := unix.Pwritev2(fd, [][]byte{p}, off, flags)
 		switch {
 		case errors.Is(err, unix.EINTR):
 			continue
