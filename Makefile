@@ -86,7 +86,7 @@ bench: build ## the engine and the target beside their peers: a table of ratios
 	@$(GO) build -o $(LAB)/ ./appliance/bench
 	@exec $(LAB)/bench -bin $(BIN)
 
-guest-test: build ## a Linux guest booted from a LUN, and its commands against LIO, tgtd and Lunar
+guest-test: build ## a Linux guest booted from a LUN, and its commands against LIO and Lunar
 	@$(PACKAGES) client peers
 	$(GO) run ./appliance/e2e/guest/run -bin $(BIN) -page appliance/docs/guests.md
 

@@ -62,24 +62,27 @@ func TestBootFromISCSI(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	defer target.Close()
 	if err := s.Boot(ctx, guest.URL(target, 1)); err != nil {
 		t.Fatal(err)
 	}
 }
 
-// TestJudgeTellsGoodFromBad runs a part of the list against a target that is known to fail some of it.
+// TestJudgeTellsGoodFromBad runs a part of the list against a target that does not notice when its file grows.
 func TestJudgeTellsGoodFromBad(t *testing.T) {
 	ctx, s := scenario(t)
 	target, err := guest.StartTGTD(ctx, s.Lab, guest.LUNBytes, guest.LUNBytes)
 	if err != nil {
 		t.Fatal(err)
 	}
-	s.Only = regexp.MustCompile(`sg_turs|oflag=direct|reserve -T 3`)
+	defer target.Close()
+	s.Only = regexp.MustCompile(`^sg_turs -v|oflag=direct|^LUN 2 grown`)
 	column, err := s.JudgeHost(ctx, "tgtd", target)
 	if err != nil {
 		t.Fatal(err)
 	}
-	if len(column.Results) < 3 || !strings.Contains(strings.Join(column.Complaints(), "\n"), "reserve -T 3") {
+	complaints := column.Complaints()
+	if len(column.Results) != 3 || len(complaints) != 1 || !strings.HasPrefix(complaints[0], "LUN 2 grown") {
 		t.Errorf("%d results, complaints: %q", len(column.Results), column.Complaints())
 	}
 }
@@ -144,15 +147,16 @@ func TestColumnSurvivesAFile(t *testing.T) {
 	if err != nil || empty.Name != "LIO" || len(empty.Results) != 0 {
 		t.Fatalf("nothing saved: %+v, %v", empty, err)
 	}
-	saved := guest.Column{Name: "LIO", Kernel: "6.1", Results: []guest.Result{{Command: "a", Status: 3, Line: "x"}}}
+	saved := guest.Column{Name: "LIO", Kernel: "6.1", Results: []guest.Result{{Command: "a", Status: 3, Line: "x"}, {Command: "left"}}}
 	if err := saved.Save(dir); err != nil {
 		t.Fatal(err)
 	}
 	loaded, err := guest.LoadColumn(dir, "LIO")
-	if err != nil || loaded.Failed() != 1 || loaded.Complaints()[0] != "a => 3: x" {
+	if err != nil || loaded.Failed() != 2 || loaded.Complaints()[0] != "a => 3: x" {
 		t.Errorf("%+v, %v", loaded, err)
 	}
-	loaded.Update(guest.Column{Kernel: "6.2", Results: []guest.Result{{Command: "a", Passed: true}, {Command: "b"}}})
+	loaded.Update(guest.Column{Kernel: "6.2", Results: []guest.Result{{Command: "a", Passed: true}, {Command: "b"}}},
+		[]guest.Case{{Shell: "a"}, {Shell: "b"}})
 	if len(loaded.Results) != 2 || !loaded.Results[0].Passed || loaded.Results[1].Command != "b" || loaded.Kernel != "6.2" {
 		t.Errorf("after an update: %+v", loaded)
 	}

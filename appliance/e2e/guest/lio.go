@@ -39,6 +39,7 @@ func (t lio) script(ctx context.Context, text string, args ...any) error {
 
 func (t lio) Portal() string { return "127.0.0.1:3260" }
 func (t lio) IQN() string    { return targetIQN }
+func (t lio) Close()         {} // goes with its machine
 
 func (t lio) Resize(ctx context.Context, lun int, bytes int64) error {
 	return t.script(ctx, lioResizeScript, lun, bytes)

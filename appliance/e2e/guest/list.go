@@ -28,6 +28,7 @@ func facts() []Case {
 			Title: `/sys/block/*/queue`},
 		Case{Shell: `a=$(/lib/udev/scsi_id -g -u $DEV) b=$(/lib/udev/scsi_id -g -u $PEER) c=$(/lib/udev/scsi_id -g -u $COPY); [ -n "$a" ] && [ "$a" = "$b" ] && [ "$a" != "$c" ] && echo same LUN by both sessions, other LUN differs`,
 			Title: `scsi_id -g -u, LUN 1 by two sessions and LUN 2`},
+		Case{Shell: `echo $(udevadm info -q property $DEV | sed -n 's/^\(ID_SERIAL\|ID_WWN\)=\(0x.\|.\).*/\1=\2…/p' | sort)`, Title: `udevadm info: ID_SERIAL, ID_WWN (their first digit)`, Want: lines(`ID_SERIAL=`)},
 	)
 }
 
@@ -65,7 +66,8 @@ func pages() []Case {
 		Case{Shell: `sdparm --set=WCE $DEV && sdparm --get=WCE $DEV`, Keep: lines(`WCE|(?i)illegal|invalid|fail`), Want: anyExit},
 		Case{Shell: `sg_requests $DEV`},
 		Case{Shell: `sg_rtpg --decode $DEV`, Keep: lines(`state|support|Relative|pref|Status`)},
-		Case{Shell: `sg_stpg --active $DEV`, Want: anyExit},
+		Case{Shell: `sg_stpg --active $DEV; sg_rtpg --decode $DEV | grep 'access state' | sed 's/.*: /now /'; sg_stpg --optimized $DEV >/dev/null 2>&1; true`,
+			Title: `sg_stpg --active; sg_rtpg`, Keep: lines(`^Set Target|^now`), Want: anyExit},
 		Case{Shell: `sg_senddiag -t $DEV`, Want: anyExit},
 	)
 }

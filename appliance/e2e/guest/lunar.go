@@ -38,6 +38,9 @@ func StartLunar(ctx context.Context, l *lab.Lab, sizes ...int64) (Target, error)
 	return lunar{onHost{node.Ports[0]}, node}, nil
 }
 
+// Close leaves the daemon to the lab, which has it stop in order.
+func (t lunar) Close() {}
+
 func image(lun int) string { return fmt.Sprintf("Volume1/guest%d.img", lun) }
 
 // Resize grows the image through the control API, as an operator would.

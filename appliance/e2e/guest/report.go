@@ -47,9 +47,12 @@ func LoadColumn(dir, name string) (Column, error) {
 	return c, nil
 }
 
-// Update puts the results of a later run in the place of those of the same commands.
-func (c *Column) Update(later Column) {
+// Update puts the results of a later run in the place of those of the same commands, and forgets commands that left the list.
+func (c *Column) Update(later Column, list []Case) {
 	c.Kernel = later.Kernel
+	c.Results = slices.DeleteFunc(c.Results, func(r Result) bool {
+		return !slices.ContainsFunc(list, func(known Case) bool { return known.Name() == r.Command })
+	})
 	for _, r := range later.Results {
 		i := slices.IndexFunc(c.Results, func(old Result) bool { return old.Command == r.Command })
 		if i < 0 {

@@ -12,6 +12,7 @@ type Target interface {
 	Portal() string // HOST:PORT as the guest reaches it
 	IQN() string
 	Resize(ctx context.Context, lun int, bytes int64) error
+	Close() // ends what the lab could not end in order; the lab ends the rest
 }
 
 // targetIQN is the name that every target under test is given.

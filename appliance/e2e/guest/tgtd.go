@@ -15,6 +15,7 @@ type tgtd struct {
 	onHost
 	lab     *lab.Lab
 	control string
+	daemon  *lab.Process
 }
 
 // Bounds of tgtd.
@@ -23,22 +24,27 @@ const (
 	maxControl = 1<<15 - 1 // the greatest number of a control channel that it takes
 )
 
-// StartTGTD serves a sparse file per size; the lab ends it.
+// StartTGTD serves a sparse file per size, until Close.
 func StartTGTD(ctx context.Context, l *lab.Lab, sizes ...int64) (Target, error) {
 	port, err := lab.FreePort()
 	if err != nil {
 		return nil, err
 	}
-	t := tgtd{onHost{port}, l, strconv.Itoa(port & maxControl)}
-	daemon, err := l.Start("tgtd", "-f", "-C", t.control, "--iscsi", fmt.Sprintf("portal=127.0.0.1:%d", port))
+	control := strconv.Itoa(port & maxControl)
+	daemon, err := l.Start("tgtd", "-f", "-C", control, "--iscsi", fmt.Sprintf("portal=127.0.0.1:%d", port))
 	if err != nil {
 		return nil, err
 	}
+	t := tgtd{onHost{port}, l, control, daemon}
 	if err = t.configure(ctx, sizes); err != nil {
+		t.Close()
 		return nil, fmt.Errorf("tgtd: %w\n%s", err, daemon.Log())
 	}
 	return t, nil
 }
+
+// Close kills the daemon, which does not heed SIGTERM while it has targets.
+func (t tgtd) Close() { t.daemon.Kill() }
 
 func (t tgtd) configure(ctx context.Context, sizes []int64) error {
 	err := lab.Poll(tgtdReady, func() error {

@@ -1,5 +1,5 @@
 // Command run judges iSCSI targets by a real Linux guest: it boots a machine from a LUN, and runs the list of commands
-// against LIO, tgtd and Lunar. Needs root and QEMU; exits 0 only if Lunar's results are all as wanted.
+// against LIO, tgtd or Lunar. Needs root and QEMU; exits 0 only if Lunar's results are all as wanted.
 package main
 
 import (
@@ -49,7 +49,7 @@ func parse(args []string) (options, error) {
 	flags.StringVar(&o.bin, "bin", "build/bin", "folder of lunard and lunarctl")
 	flags.StringVar(&o.page, "page", "", "Markdown page whose table is written anew")
 	flags.DurationVar(&o.limit, "limit", 20*time.Minute, "limit of one target's list, and of one boot scenario")
-	targets := flags.String("targets", "LIO,tgtd,Lunar", "whose list to run")
+	targets := flags.String("targets", "LIO,Lunar", "whose list to run: LIO, tgtd, Lunar")
 	boot := flags.String("boot", "Lunar", "from whose LUN to boot: tgtd, Lunar")
 	only := flags.String("only", "", "run only the commands that match this expression")
 	if err := flags.Parse(args); err != nil {

@@ -158,7 +158,7 @@ trim() {
 multipathed() {
 	local id map status
 	printf 'defaults {\n\tfind_multipaths no\n\tuser_friendly_names no\n}\nblacklist {\n\tdevnode "^(vd|dm-)"\n}\n' >/etc/multipath.conf
-	id=$(/lib/udev/scsi_id -g -u "$DEV")
+	id=$(udevadm info -q property --property=ID_SERIAL --value "$DEV")
 	map=/dev/mapper/$id
 	modprobe dm-multipath && systemctl start multipathd || return
 	for _ in $(seq 60); do
