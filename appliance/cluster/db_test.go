@@ -1,6 +1,7 @@
 package cluster
 
 import (
+	"bufio"
 	"bytes"
 	"context"
 	"errors"
@@ -412,21 +413,28 @@ func TestKill(t *testing.T) {
 	}
 }
 
-func runAndKill(t *testing.T, dir string) []string {
+// runAndKill lets another process write until ten events were acknowledged, and kills it in the
+// middle of the next ones.
+func runAndKill(t *testing.T, dir string) (acknowledged []string) {
 	t.Helper()
-	cmd := exec.Command(os.Args[0], "-test.run=^$")
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
+	cmd := exec.CommandContext(ctx, os.Args[0], "-test.run=^$")
 	cmd.Env = append(os.Environ(), crashDir+"="+dir)
-	var out bytes.Buffer
-	cmd.Stdout = &out
+	out, err := cmd.StdoutPipe()
+	must(t, err)
 	must(t, cmd.Start())
-	time.Sleep(1500 * time.Millisecond)
-	must(t, cmd.Process.Kill())
-	_ = cmd.Wait()
-	lines := strings.Split(out.String(), "\n")
-	if len(lines) < 10 {
-		t.Fatalf("the writer wrote only %q", out.String())
+	for lines := bufio.NewScanner(out); lines.Scan(); {
+		acknowledged = append(acknowledged, lines.Text())
+		if len(acknowledged) == 10 {
+			must(t, cmd.Process.Kill())
+		}
 	}
-	return lines[:len(lines)-1]
+	_ = cmd.Wait()
+	if len(acknowledged) < 10 {
+		t.Fatalf("the writer wrote only %q", acknowledged)
+	}
+	return acknowledged
 }
 
 func writeForEver(dir string) {
