@@ -6,11 +6,13 @@ import (
 	"fmt"
 	"log/slog"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"go.etcd.io/etcd/client/pkg/v3/transport"
 	clientv3 "go.etcd.io/etcd/client/v3"
 	"go.etcd.io/etcd/server/v3/embed"
+	"go.uber.org/zap"
 
 	"lunar/appliance/config"
 )
@@ -40,6 +42,7 @@ type DB struct {
 	lock   *dirLock
 	vault  *vault
 
+	running atomic.Bool // Open has succeeded
 	closing sync.Once
 	closed  error // result of the first Close
 }
@@ -68,32 +71,35 @@ func Open(ctx context.Context, o Options) (_ *DB, err error) {
 	if err := db.connect(ctx, o); err != nil {
 		return nil, fmt.Errorf("cluster: %w", err)
 	}
-	if err := db.ping(ctx); err != nil {
+	starting, cancel := context.WithTimeout(ctx, startTimeout)
+	defer cancel()
+	if err := db.Ping(starting); err != nil {
 		return nil, fmt.Errorf("cluster: %w", err)
 	}
+	db.running.Store(true)
 	return db, nil
 }
 
 func (db *DB) connect(ctx context.Context, o Options) (err error) {
 	if len(o.Config.Endpoints) > 0 {
-		db.client, err = dial(o)
+		db.client, err = dial(o, zapLogger(o.Log, &db.running))
 		return err
 	}
-	if db.server, err = startEmbedded(ctx, o); err != nil {
+	if db.server, err = startEmbedded(ctx, o, zapLogger(o.Log, &db.running)); err != nil {
 		return err
 	}
 	db.client = inProcess(db.server)
 	return nil
 }
 
-func dial(o Options) (*clientv3.Client, error) {
+func dial(o Options, log *zap.Logger) (*clientv3.Client, error) {
 	cfg := clientv3.Config{
 		Endpoints:            o.Config.Endpoints,
 		DialTimeout:          5 * time.Second,
 		DialKeepAliveTime:    5 * time.Second,
 		DialKeepAliveTimeout: 5 * time.Second,
 		RejectOldCluster:     true,
-		Logger:               zapLogger(o.Log),
+		Logger:               log,
 	}
 	info := transport.TLSInfo{TrustedCAFile: o.Config.CAFile, CertFile: o.Config.CertFile, KeyFile: o.Config.KeyFile}
 	if !info.Empty() || info.TrustedCAFile != "" {
@@ -110,10 +116,9 @@ func dial(o Options) (*clientv3.Client, error) {
 	return client, nil
 }
 
-// ping does a linearizable read: it succeeds when there is a leader.
-func (db *DB) ping(ctx context.Context) error {
-	ctx, cancel := context.WithTimeout(ctx, startTimeout)
-	defer cancel()
+// Ping does a linearizable read: it succeeds when the database answers, and ErrUnavailable says that
+// it does not.
+func (db *DB) Ping(ctx context.Context) error {
 	if _, err := db.client.Get(ctx, root, clientv3.WithCountOnly()); err != nil {
 		return fmt.Errorf("%w: %w", ErrUnavailable, err)
 	}
@@ -135,7 +140,7 @@ func (db *DB) close() error {
 		}
 	}
 	if db.server != nil {
-		db.server.Close()
+		err = errors.Join(err, stop(db.server))
 	}
 	if db.lock != nil {
 		db.lock.release()

@@ -17,6 +17,7 @@ import (
 	"go.etcd.io/etcd/server/v3/embed"
 	"go.etcd.io/etcd/server/v3/etcdserver/api/v3client"
 	"go.etcd.io/etcd/server/v3/storage/wal"
+	"go.uber.org/zap"
 )
 
 // The sizes for a small machine: a few thousand keys of some hundred bytes.
@@ -36,7 +37,7 @@ var setSegmentSize = sync.OnceFunc(func() { wal.SegmentSizeBytes = walSegmentByt
 
 // startEmbedded runs a single etcd member under o.Dir. It listens nowhere: the only client is this
 // process. The advertised address is a place holder until the node joins others.
-func startEmbedded(ctx context.Context, o Options) (*embed.Etcd, error) {
+func startEmbedded(ctx context.Context, o Options, log *zap.Logger) (*embed.Etcd, error) {
 	setSegmentSize()
 	dir := filepath.Join(o.Dir, "etcd")
 	if err := os.MkdirAll(dir, 0o700); err != nil {
@@ -45,7 +46,7 @@ func startEmbedded(ctx context.Context, o Options) (*embed.Etcd, error) {
 	if err := checkBackend(filepath.Join(dir, "member", "snap", "db")); err != nil {
 		return nil, damaged(dir, err)
 	}
-	server, err := start(embedConfig(dir, o))
+	server, err := start(embedConfig(dir, o, log))
 	if err != nil {
 		return nil, damaged(dir, err)
 	}
@@ -73,7 +74,7 @@ func damaged(dir string, err error) error {
 		"(volumes and images are not touched; volumes and targets must be added again)", dir, ErrDamaged, err)
 }
 
-func embedConfig(dir string, o Options) *embed.Config {
+func embedConfig(dir string, o Options, log *zap.Logger) *embed.Config {
 	const placeholder = "http://localhost:2380"
 	peer, _ := url.Parse(placeholder)
 	cfg := embed.NewConfig()
@@ -90,7 +91,7 @@ func embedConfig(dir string, o Options) *embed.Config {
 	cfg.AutoCompactionMode, cfg.AutoCompactionRetention = embed.CompactorModeRevision, keepRevisions
 	cfg.EnableGRPCGateway = false
 	cfg.LogLevel = "warn"
-	cfg.ZapLoggerBuilder = embed.NewZapLoggerBuilder(zapLogger(o.Log))
+	cfg.ZapLoggerBuilder = embed.NewZapLoggerBuilder(log)
 	return cfg
 }
 
@@ -103,6 +104,24 @@ func start(cfg *embed.Config) (server *embed.Etcd, err error) {
 		}
 	}()
 	return embed.StartEtcd(cfg)
+}
+
+// stopTimeout bounds the wait for a member that has died in the middle of something.
+const stopTimeout = 10 * time.Second
+
+// stop ends a member; one that hangs is left behind, with an error.
+func stop(server *embed.Etcd) error {
+	ended := make(chan struct{})
+	go func() {
+		defer close(ended)
+		server.Close()
+	}()
+	select {
+	case <-ended:
+		return nil
+	case <-time.After(stopTimeout):
+		return fmt.Errorf("cluster: %w: the embedded member did not stop within %v", ErrUnavailable, stopTimeout)
+	}
 }
 
 func inProcess(server *embed.Etcd) *clientv3.Client { return v3client.New(server.Server) }

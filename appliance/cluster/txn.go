@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"time"
 
 	"go.etcd.io/etcd/api/v3/mvccpb"
 	clientv3 "go.etcd.io/etcd/client/v3"
@@ -22,6 +23,9 @@ const (
 	txnAttempts   = 8
 	maxRecordSize = 1 << 20
 )
+
+// callTimeout bounds one call, so that nobody waits for a database that has died.
+const callTimeout = 10 * time.Second
 
 // record is a stored value and the revision at which it was written.
 type record[T any] struct {
@@ -58,6 +62,8 @@ func decode[T any](kv *mvccpb.KeyValue) (record[T], error) {
 }
 
 func get[T any](ctx context.Context, db *DB, key string) (record[T], error) {
+	ctx, cancel := context.WithTimeout(ctx, callTimeout)
+	defer cancel()
 	resp, err := db.client.Get(ctx, key)
 	if err != nil {
 		return record[T]{}, unavailable(err)
@@ -70,6 +76,8 @@ func get[T any](ctx context.Context, db *DB, key string) (record[T], error) {
 
 // list returns the records under prefix, ordered by key, and the revision at which that was true.
 func list[T any](ctx context.Context, db *DB, prefix string, opts ...clientv3.OpOption) ([]record[T], int64, error) {
+	ctx, cancel := context.WithTimeout(ctx, callTimeout)
+	defer cancel()
 	resp, err := db.client.Get(ctx, prefix, append(opts, clientv3.WithPrefix())...)
 	if err != nil {
 		return nil, 0, unavailable(err)
@@ -98,6 +106,8 @@ func put(key string, value any) (clientv3.Op, error) {
 
 // commit runs ops if every guard holds and tells whether they did.
 func (db *DB) commit(ctx context.Context, guards []clientv3.Cmp, ops ...clientv3.Op) (bool, error) {
+	ctx, cancel := context.WithTimeout(ctx, callTimeout)
+	defer cancel()
 	resp, err := db.client.Txn(ctx).If(guards...).Then(ops...).Commit()
 	if err != nil {
 		return false, unavailable(err)

@@ -38,6 +38,8 @@ func (db *DB) AddVolume(ctx context.Context, v Volume) (Volume, error) {
 		return v, fmt.Errorf("cluster: add volume: %w", err)
 	}
 	name, wwid := nameKeys+v.Name, wwidKeys+v.WWID
+	ctx, cancel := context.WithTimeout(ctx, callTimeout)
+	defer cancel()
 	resp, err := db.client.Txn(ctx).If(absent(name), absent(wwid)).
 		Then(record, clientv3.OpPut(name, v.ID), clientv3.OpPut(wwid, v.ID)).
 		Else(clientv3.OpGet(name)).Commit()
@@ -94,6 +96,8 @@ func (db *DB) RenameVolume(ctx context.Context, id, name string) error {
 }
 
 func (db *DB) nameFree(ctx context.Context, name string) error {
+	ctx, cancel := context.WithTimeout(ctx, callTimeout)
+	defer cancel()
 	resp, err := db.client.Get(ctx, nameKeys+name, clientv3.WithCountOnly())
 	if err != nil {
 		return unavailable(err)

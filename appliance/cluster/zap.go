@@ -3,16 +3,31 @@ package cluster
 import (
 	"context"
 	"log/slog"
+	"runtime"
+	"sync/atomic"
 
 	"go.uber.org/zap"
 	"go.uber.org/zap/zapcore"
 )
 
 // zapLogger hands etcd's log to slog, one level lower, since etcd tells of its routine at info and
-// warn. Its Fatal panics, which start turns into an error, instead of ending the process.
-func zapLogger(log *slog.Logger) *zap.Logger {
+// warn. running says whether a Fatal or Panic may still be turned into an error by who started it.
+func zapLogger(log *slog.Logger, running *atomic.Bool) *zap.Logger {
 	core := slogCore{log.With("component", "etcd")}
-	return zap.New(core, zap.WithFatalHook(zapcore.WriteThenPanic))
+	return zap.New(core, zap.WithFatalHook(lastWord{running}), zap.WithPanicHook(lastWord{running}))
+}
+
+// lastWord is what follows etcd's Fatal and Panic. While the member starts it panics, which start
+// turns into an error. Later it ends only the goroutine: the database answers no more then, but the
+// data path, which does not need it, goes on.
+type lastWord struct{ running *atomic.Bool }
+
+// OnWrite implements zapcore.CheckWriteHook.
+func (w lastWord) OnWrite(e *zapcore.CheckedEntry, _ []zapcore.Field) {
+	if w.running.Load() {
+		runtime.Goexit()
+	}
+	panic(e.Message)
 }
 
 // slogCore is a zapcore.Core over slog.

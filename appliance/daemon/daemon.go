@@ -156,6 +156,7 @@ func (d *Daemon) openExports(ctx context.Context) error {
 	d.tasks.Go(func() { d.notify.watch(ctx, d.engine) })
 	d.tasks.Go(func() { d.node.keepTrying(ctx, d.status) })
 	d.tasks.Go(func() { d.node.keepWatch(ctx) })
+	d.tasks.Go(func() { d.node.keepAsking(ctx, d.status) })
 	return nil
 }
 
@@ -178,6 +179,9 @@ func (d *Daemon) status() {
 	text := fmt.Sprintf("Serving %d volumes, %d targets, %d LUNs on %s", len(s.Volumes)-absent, s.Targets, s.LUNs, strings.Join(portals, ", "))
 	if absent > 0 {
 		text += fmt.Sprintf("; %d volumes are not available", absent)
+	}
+	if why := d.node.database.why(); why != "" {
+		text += "; ALARM: " + why
 	}
 	d.log.Info(text)
 	d.notify.status("%s", text)

@@ -23,6 +23,7 @@ type Node struct {
 	reservations *reservationStore
 	poolBytes    int64
 	directory    *directory
+	database     databaseState
 
 	// changes has one token: who holds it may change what is on line or exported, and may block.
 	changes chan struct{}

@@ -27,6 +27,7 @@ func (n *Node) Sessions(context.Context) ([]api.Session, error) {
 func (n *Node) Stats() server.Stats {
 	s := server.Stats{
 		Sessions: len(n.front.Sessions()), Lanes: n.engine.Rings(),
+		DatabaseUp:  n.database.why() == "",
 		PoolBuffers: n.engine.Pool().InUse(), PoolBytes: n.poolBytes,
 	}
 	for _, v := range n.sortedVolumes() {

@@ -19,6 +19,7 @@ type Stats struct {
 	PoolBuffers int // handed out
 	PoolBytes   int64
 	Lanes       int
+	DatabaseUp  bool // the cluster database answers
 	Targets     int
 	LUNs        int
 }
@@ -82,6 +83,7 @@ var (
 	luns         = desc("iscsi_luns", "LUNs that are exported.")
 	poolBuffers  = desc("buffer_pool_buffers_in_use", "Buffers of the I/O pool that are handed out.")
 	poolBytes    = desc("buffer_pool_size_bytes", "Size of the I/O buffer pool.")
+	databaseUp   = desc("cluster_database_up", "1 while the cluster database answers; I/O goes on without it, changes do not.")
 	lanes        = desc("lanes", "I/O threads.")
 	states       = []api.State{api.Direct, api.Redirected, api.Paused, api.StateAbsent}
 )
@@ -92,7 +94,7 @@ func desc(name, help string, labels ...string) *prometheus.Desc {
 
 // Describe implements prometheus.Collector.
 func (c *collector) Describe(ch chan<- *prometheus.Desc) {
-	for _, d := range []*prometheus.Desc{volumeIOs, volumeBytes, volumeState, sessions, targets, luns, poolBuffers, poolBytes, lanes} {
+	for _, d := range []*prometheus.Desc{volumeIOs, volumeBytes, volumeState, sessions, targets, luns, poolBuffers, poolBytes, lanes, databaseUp} {
 		ch <- d
 	}
 }
@@ -106,6 +108,7 @@ func (c *collector) Collect(ch chan<- prometheus.Metric) {
 	}{
 		{sessions, float64(s.Sessions)}, {targets, float64(s.Targets)}, {luns, float64(s.LUNs)},
 		{poolBuffers, float64(s.PoolBuffers)}, {poolBytes, float64(s.PoolBytes)}, {lanes, float64(s.Lanes)},
+		{databaseUp, truth(s.DatabaseUp)},
 	}
 	for _, g := range gauges {
 		ch <- prometheus.MustNewConstMetric(g.desc, prometheus.GaugeValue, g.value)
@@ -129,10 +132,13 @@ func collectVolume(ch chan<- prometheus.Metric, v *VolumeStats) {
 		ch <- prometheus.MustNewConstMetric(volumeBytes, prometheus.CounterValue, float64(r.Bytes), v.Name, r.path, r.operation)
 	}
 	for _, s := range states {
-		value := 0.0
-		if s == v.State {
-			value = 1
-		}
-		ch <- prometheus.MustNewConstMetric(volumeState, prometheus.GaugeValue, value, v.Name, string(s))
+		ch <- prometheus.MustNewConstMetric(volumeState, prometheus.GaugeValue, truth(s == v.State), v.Name, string(s))
 	}
+}
+
+func truth(b bool) float64 {
+	if b {
+		return 1
+	}
+	return 0
 }
