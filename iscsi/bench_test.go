@@ -141,7 +141,7 @@ func newBarePump(t testing.TB) *pumpSocket {
 	if err := s.AddTarget(Export{Name: testTarget, Target: target}); err != nil {
 		t.Fatal(err)
 	}
-	l.sock.conn = newConn(s.reactors[0], &portal{server: s}, "bench", &net.TCPAddr{})
+	l.sock.conn = newConn(s.reactors[0], &portal{server: s}, &net.TCPAddr{}, &net.TCPAddr{})
 	fd, err := unix.Dup(0)
 	if err != nil {
 		t.Fatal(err)

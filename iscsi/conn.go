@@ -1,8 +1,11 @@
 package iscsi
 
 import (
+	"container/list"
 	"errors"
 	"net"
+	"net/netip"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -21,6 +24,7 @@ var (
 	errStalled      = errors.New("iscsi: the initiator does not take its answers")
 	errReinstated   = errors.New("iscsi: the initiator logged in anew")
 	errDropped      = errors.New("iscsi: dropped by order")
+	errCrowded      = errors.New("iscsi: pushed out by later connections before it had logged in")
 	errCut          = errors.New("iscsi: cut at shutdown")
 	errLeft         = errors.New("iscsi: drained")
 	errLoggedOut    = errors.New("iscsi: logged out")
@@ -33,9 +37,12 @@ type conn struct {
 	reactor  *reactor
 	portal   *portal
 	remote   string       // constant
+	origin   netip.Prefix // constant
 	local    net.Addr     // constant
 	counters connCounters // atomic
 	sock     Socket
+	waits    *list.Element // of the lobby, which guards it
+	pushed   atomic.Bool   // out of the lobby
 
 	rx      receiver
 	tx      sender
@@ -102,8 +109,8 @@ func init() {
 	}
 }
 
-func newConn(r *reactor, p *portal, remote string, local net.Addr) *conn {
-	c := &conn{reactor: r, portal: p, remote: remote, local: local}
+func newConn(r *reactor, p *portal, remote, local net.Addr) *conn {
+	c := &conn{reactor: r, portal: p, remote: remote.String(), origin: origin(remote), local: local}
 	c.rx.buf = make([]byte, loginBuffer)
 	c.rx.done, c.rx.direct = c.received, c.receivedDirect
 	c.tx.done = c.sent
@@ -133,7 +140,21 @@ func (c *conn) open(fd int) {
 	c.started = time.Now()
 	c.heard = c.started
 	c.reactor.conns[c] = struct{}{}
+	if c.pushed.Load() {
+		c.close(errCrowded)
+		return
+	}
 	c.receive()
+}
+
+// pushOut ends a connection that has left the lobby without a login. Called on any goroutine.
+func (c *conn) pushOut() {
+	c.pushed.Store(true)
+	c.post(func() {
+		if c.sock != nil && c.session == nil { // else open finds it, or it has logged in meanwhile
+			c.close(errCrowded)
+		}
+	})
 }
 
 // post runs fn on the connection's lane; a closed lane has no connections left to care for.
@@ -251,6 +272,7 @@ func (c *conn) endSession() {
 }
 
 func (c *conn) leaveServer() {
+	c.reactor.server.lobby.leave(c)
 	c.reactor.load.Add(-1)
 	c.reactor.server.open.Add(-1)
 }

@@ -194,6 +194,7 @@ func (c *conn) enter(s *session, reply loginStep) {
 		c.rx.enlarge(c.opts().ReceiveBuffer)
 	}
 	c.session = s
+	c.reactor.server.lobby.leave(c)
 	c.reactor.server.totals.logins.Add(1)
 	c.opts().Log.Info("iscsi: logged in", "remote", c.remote, "tsih", s.tsih, "lane", c.reactor.lane.Index(), "login", l)
 	c.sendLogin(reply, s.tsih)

@@ -19,8 +19,12 @@ type Options struct {
 	Buffers Buffers
 
 	// MaxConnections bounds the connections of all portals, those that are logging in included;
-	// one more is refused with "out of resources". Default 1,024.
+	// one more pushes out the oldest one that has not logged in, of the address that has most of
+	// those; when all have, it is refused with "out of resources". Default 1,024.
 	MaxConnections int
+	// MaxPending bounds the connections from one address (IPv4), or one /64 (IPv6), that have not
+	// logged in; one more ends the oldest of them. Default 256.
+	MaxPending int
 	// QueueDepth is the number of commands that one session may have under way. Default 128.
 	QueueDepth int
 	// ConnectionBytes bounds the command buffers that one connection holds. Default 16 MiB.
@@ -62,6 +66,7 @@ func setDefault[T comparable](field *T, value T) {
 
 func (o *Options) fill() {
 	setDefault(&o.MaxConnections, 1024)
+	setDefault(&o.MaxPending, 256)
 	setDefault(&o.QueueDepth, 128)
 	setDefault(&o.ConnectionBytes, 16<<20)
 	setDefault(&o.ReceiveBuffer, 64<<10)
@@ -88,6 +93,7 @@ func (o Options) Validate() error {
 		low, upper int
 	}{
 		{"MaxConnections", o.MaxConnections, 1, 65534},
+		{"MaxPending", o.MaxPending, 1, 65534},
 		{"QueueDepth", o.QueueDepth, 1, 4096},
 		{"ConnectionBytes", o.ConnectionBytes, scsi.MaxData, 1 << 34},
 		{"ReceiveBuffer", o.ReceiveBuffer, minReceiveBuffer, 1 << 24},

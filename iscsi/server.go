@@ -27,6 +27,7 @@ type Server struct {
 	opts     Options
 	reactors []*reactor
 	sessions *registry
+	lobby    *lobby
 	exports  atomic.Pointer[map[string]*Export] // by lower-case name; replaced, never changed
 	portals  atomic.Pointer[[]*portal]          // replaced, never changed
 	open     atomic.Int64                       // connections
@@ -43,7 +44,7 @@ func New(opts Options) (*Server, error) {
 		return nil, err
 	}
 	opts.fill()
-	s := &Server{opts: opts, sessions: newRegistry(), stop: make(chan struct{})}
+	s := &Server{opts: opts, sessions: newRegistry(), lobby: newLobby(opts.MaxPending), stop: make(chan struct{})}
 	s.exports.Store(&map[string]*Export{})
 	s.portals.Store(&[]*portal{})
 	for _, l := range opts.Lanes {
@@ -252,7 +253,7 @@ const refusals = 64
 
 // adopt hands an accepted connection to the least loaded lane.
 func (s *Server) adopt(p *portal, nc net.Conn) {
-	remote, local := nc.RemoteAddr().String(), nc.LocalAddr()
+	remote, local := nc.RemoteAddr(), nc.LocalAddr()
 	fd, err := detach(nc)
 	if err != nil {
 		s.opts.Log.Warn("iscsi: connection lost at accept", "remote", remote, "error", err)
@@ -267,11 +268,24 @@ func (s *Server) adopt(p *portal, nc net.Conn) {
 	r := slices.MinFunc(s.reactors, func(a, b *reactor) int { return int(a.load.Load() - b.load.Load()) })
 	r.load.Add(1)
 	c := newConn(r, p, remote, local)
-	c.refused = n > s.opts.MaxConnections
-	if err := r.lane.Post(func() { c.open(fd) }); err != nil {
-		r.load.Add(-1)
-		s.dropped(fd)
+	c.refused = n > s.opts.MaxConnections && !s.pushOut(s.lobby.makeRoom())
+	if !c.refused {
+		s.pushOut(s.lobby.enter(c))
 	}
+	if err := r.lane.Post(func() { c.open(fd) }); err != nil {
+		_ = unix.Close(fd)
+		c.leaveServer()
+	}
+}
+
+// pushOut ends the connection that has to make room; false when there is none.
+func (s *Server) pushOut(c *conn) bool {
+	if c == nil {
+		return false
+	}
+	s.totals.refused.Add(1)
+	c.pushOut()
+	return true
 }
 
 func (s *Server) dropped(fd int) {

@@ -19,7 +19,7 @@ type totals struct {
 // Totals are the server's counters since it was made.
 type Totals struct {
 	Connections   uint64 // accepted
-	Refused       uint64 // beyond MaxConnections
+	Refused       uint64 // beyond MaxConnections or MaxPending
 	Logins        uint64 // that reached the full feature phase
 	LoginFailures uint64
 	Rejects       uint64 // PDUs answered with Reject
