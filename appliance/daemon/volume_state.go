@@ -4,7 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"os"
+	"slices"
 	"sync"
 
 	"lunar/appliance/api"
@@ -109,20 +109,17 @@ func (n *Node) openVolume(ctx context.Context, r cluster.Volume) (*parts, cluste
 	return p, r, nil
 }
 
-// blockDevices is where the kernel lists them.
-const blockDevices = "/sys/class/block"
-
-// findDevice opens the LUN with a WWID, looking at the hint first.
+// findDevice opens the LUN with a WWID; hint is where it was.
 func findDevice(wwid, hint string) (*device.Device, error) {
-	if d := openIf(wwid, hint); d != nil {
-		return d, nil
-	}
-	entries, err := os.ReadDir(blockDevices)
+	paths, err := device.Find(wwid)
 	if err != nil {
 		return nil, fmt.Errorf("list block devices: %w", err)
 	}
-	for _, e := range entries {
-		if d := openIf(wwid, "/dev/"+e.Name()); d != nil {
+	if i := slices.Index(paths, hint); i > 0 {
+		paths[0], paths[i] = paths[i], paths[0]
+	}
+	for _, path := range paths {
+		if d := openIf(wwid, path); d != nil {
 			return d, nil
 		}
 	}
@@ -130,6 +127,7 @@ func findDevice(wwid, hint string) (*device.Device, error) {
 		WithHint("check the SAN connection; the node looks again by itself")
 }
 
+// openIf opens the device at path if it is, still, the one with the identity.
 func openIf(wwid, path string) *device.Device {
 	d, err := device.Open(path)
 	if err != nil {
