@@ -28,8 +28,9 @@ type Outcome struct {
 var (
 	// summaryLine is CUnit's count of tests: total, ran, passed, failed, inactive.
 	summaryLine = regexp.MustCompile(`(?m)^ +tests +(\d+) +(\d+) +(\d+) +(\d+) +(\d+)$`)
-	// assertLine is one failed assertion: "    1. file.c:98  - CU_ASSERT(x)".
-	assertLine  = regexp.MustCompile(`(?m)^ +\d+\. (\S+:\d+ .*)$`)
+	// assertLine is one failed assertion: "    1. file.c:98  - CU_ASSERT(x)"; the clean-up after the
+	// test may write on in the same line.
+	assertLine  = regexp.MustCompile(`(?m)^ +\d+\. (\S+:\d+ .*?)(?: {4}\[[A-Z]+\].*)?$`)
 	skippedLine = regexp.MustCompile(`\[SKIPPED\] *(.*)`)
 	failedLine  = regexp.MustCompile(`\[FAILED\] *(.*)`)
 )
@@ -55,12 +56,13 @@ func judge(output string, exit error) Outcome {
 	return Outcome{Verdict: Passed}
 }
 
-// why is the first assertion that failed, then the last message, since earlier ones may come from
-// the clearing of old reservations.
+// why is the first assertion that failed, then the test's last message; earlier messages may come
+// from its preparation, and those behind the assertion come from its clean-up.
 func why(output string) string {
 	var reasons []string
-	if m := assertLine.FindStringSubmatch(output); m != nil {
-		reasons = append(reasons, strings.TrimSpace(m[1]))
+	if at := assertLine.FindStringSubmatchIndex(output); at != nil {
+		reasons = append(reasons, strings.TrimSpace(output[at[2]:at[3]]))
+		output = output[:at[0]]
 	}
 	if all := failedLine.FindAllStringSubmatch(output, -1); all != nil {
 		reasons = append(reasons, strings.TrimSpace(all[len(all)-1][1]))

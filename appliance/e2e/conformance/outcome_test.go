@@ -34,6 +34,8 @@ func TestJudge(t *testing.T) {
 			Outcome{Failed, "test_iscsi_datasn_invalid.c:98  - CU_ASSERT_NOT_EQUAL(ret,0)"}},
 		{"failed after a skip", "[FAILED] early\n[SKIPPED] a\n[FAILED] b\nFAILED" + assert + summary("1", "0", "1"), nil,
 			Outcome{Failed, "test_iscsi_datasn_invalid.c:98  - CU_ASSERT_NOT_EQUAL(ret,0); b"}},
+		{"failed, then cleaned up", "FAILED\n    1. a.c:9  - CU_ASSERT_EQUAL(b,1)    [FAILED] PRIN command\n    [FAILED] PRIN command" + summary("1", "0", "1"),
+			nil, Outcome{Failed, "a.c:9  - CU_ASSERT_EQUAL(b,1)"}},
 		{"passed but exit status", "passed" + summary("1", "1", "0"), errors.New("exit status 3"), Outcome{Failed, "exit status 3"}},
 		{"unknown test", summary("0", "0", "0"), nil, Outcome{Failed, "0 tests ran instead of one"}},
 		{"no login", "Login Failed.\nFailed to connect to SCSI device 0\n", errors.New("exit status 255"),

@@ -72,8 +72,14 @@ func (s *suite) ensureTarget(ctx context.Context) error {
 }
 
 func (s *suite) targetDied(within time.Duration) bool {
+	died := s.disks[0].Target.Exited()
 	select {
-	case <-s.disks[0].Target.Exited():
+	case <-died: // first, since select picks at random when the time is over too
+		return true
+	default:
+	}
+	select {
+	case <-died:
 		return true
 	case <-time.After(within):
 		return false
