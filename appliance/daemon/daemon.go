@@ -90,7 +90,8 @@ func (d *Daemon) openEngine(context.Context) (err error) {
 	if o.Rings == 0 {
 		o.Rings = min(runtime.NumCPU(), uring.MaxRings)
 	}
-	d.engine, err = uring.Open(o) //nolint:contextcheck // an engine outlives the call that opens it
+	runtime.GOMAXPROCS(max(runtime.GOMAXPROCS(0), runtime.NumCPU()+o.Rings)) // busy rings keep theirs
+	d.engine, err = uring.Open(o)                                            //nolint:contextcheck // an engine outlives the call that opens it
 	d.node.engine, d.node.poolBytes = d.engine, o.PoolBytes
 	return err
 }
@@ -110,7 +111,7 @@ func (d *Daemon) openAPI(context.Context) (err error) {
 	version := api.BuildVersion()
 	version.Node = d.config.Node.Name
 	s, err := server.New(server.Options{
-		Volumes: d.node, Images: d.node, Targets: d.node, Sessions: d.node, Events: d.node,
+		Volumes: d.node, Images: d.node, Targets: d.node, Sessions: d.node, Events: d.node, Jobs: d.node,
 		Stats: d.node.Stats, Version: version, Log: d.log,
 	})
 	if err != nil {

@@ -1,6 +1,7 @@
 package uring
 
 import (
+	"runtime"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -112,6 +113,7 @@ func (r *Ring) tick() {
 		return
 	}
 	r.nextTick = r.now + tickPeriod
+	r.keeps = runtime.GOMAXPROCS(0) > r.opts.Rings
 	now := r.engine.epoch.Add(r.now)
 	for _, fn := range r.onTick {
 		fn(now)

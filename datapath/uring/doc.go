@@ -11,6 +11,8 @@
 //     kernel still owns Buf (a request that could not be cancelled): see Op.Held.
 //   - Buffers from the Pool are aligned for O_DIRECT and registered with the kernel; others work
 //     too, a little slower.
+//   - A busy ring keeps its P (GOMAXPROCS) while it waits for the kernel, which spares the Go scheduler
+//     a hand-over per batch, as long as GOMAXPROCS exceeds the number of rings: leave Ps for the rest.
 //   - Register, File.Close and Engine.Close wait for the rings, so they are never called in a callback.
 //
 // Bounds: Options.InFlight operations in the kernel and Options.Queue behind them per ring, then

@@ -48,6 +48,8 @@ type Ring struct {
 	onBatch  []func()
 	onTick   []func(time.Time)
 
+	busy     bool // an operation or socket made progress since a sleep was interrupted
+	keeps    bool // the thread may keep its P while it sleeps
 	closing  bool
 	aborted  bool
 	stopped  chan struct{}
@@ -200,8 +202,12 @@ func (r *Ring) enter() {
 		r.submit(true)
 		return
 	}
-	r.check(r.sys.Wait(r.sleepLimit()))
+	e := r.sys.Wait(r.sleepLimit(), !r.busy || !r.keeps)
 	r.mail.awake()
+	if e == unix.EINTR {
+		r.busy = false
+	}
+	r.check(e)
 }
 
 // sleepLimit bounds a sleep by the next deadline, unless the tick comes first: then it is 0.

@@ -53,10 +53,13 @@ func (r *Ring) Submit(events bool) syscall.Errno {
 }
 
 // Wait hands all SQEs built to the kernel and sleeps until the completion queue holds one CQE:
-// io_uring_enter(2). A limit above 0 ends the sleep with ETIME. The scheduler knows that the
-// thread is in a system call, so a garbage collection does not wait for it. EINTR means: look at the
-// completion queue and call again.
-func (r *Ring) Wait(limit time.Duration) syscall.Errno {
+// io_uring_enter(2). A limit above 0 ends the sleep with ETIME. EINTR means: look at the completion
+// queue and call again.
+//
+// With release the scheduler knows that the thread is in a system call, and may give its P away.
+// Without, the thread keeps its P, so that the scheduler's monitor leaves it alone; a garbage
+// collection, or whoever else needs the P, ends the sleep by a signal with EINTR.
+func (r *Ring) Wait(limit time.Duration, release bool) syscall.Errno {
 	flags := r.enterFlags | enterGetEvents
 	var arg, size uintptr
 	if limit > 0 {
@@ -65,7 +68,11 @@ func (r *Ring) Wait(limit time.Duration) syscall.Errno {
 		arg, size = uintptr(unsafe.Pointer(&r.arg)), sizeofExtArg
 		flags |= enterExtArg
 	}
-	_, _, e := syscall.Syscall6(unix.SYS_IO_URING_ENTER, uintptr(r.enterFD), r.publish(), 1, flags, arg, size)
+	if release {
+		_, _, e := syscall.Syscall6(unix.SYS_IO_URING_ENTER, uintptr(r.enterFD), r.publish(), 1, flags, arg, size)
+		return e
+	}
+	_, _, e := syscall.RawSyscall6(unix.SYS_IO_URING_ENTER, uintptr(r.enterFD), r.publish(), 1, flags, arg, size)
 	return e
 }
 

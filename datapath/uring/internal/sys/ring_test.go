@@ -32,7 +32,7 @@ func newRing(t *testing.T, c Config) *Ring {
 func one(t *testing.T, r *Ring) CQE {
 	t.Helper()
 	for range 100 {
-		if e := r.Wait(time.Second); e != 0 && e != unix.EINTR {
+		if e := r.Wait(time.Second, true); e != 0 && e != unix.EINTR {
 			t.Fatalf("wait: %v", e)
 		}
 		if c := r.Reap(nil); len(c) == 1 {
@@ -184,7 +184,7 @@ func TestFixedFilesAndBuffers(t *testing.T) {
 func TestWaitLimit(t *testing.T) {
 	r := newRing(t, Config{Entries: 8, CQEntries: 16})
 	start := time.Now()
-	if e := r.Wait(30 * time.Millisecond); e != unix.ETIME && e != unix.EINTR {
+	if e := r.Wait(30*time.Millisecond, true); e != unix.ETIME && e != unix.EINTR {
 		t.Fatalf("wait without I/O: %v", e)
 	} else if e == unix.ETIME && time.Since(start) < 25*time.Millisecond {
 		t.Fatalf("woke after %v", time.Since(start))
@@ -202,7 +202,7 @@ func TestTimeoutAndCancel(t *testing.T) {
 	e.Tag(8)
 	got := map[uint64]int32{}
 	for len(got) < 2 {
-		if e := r.Wait(time.Second); e != 0 && e != unix.EINTR {
+		if e := r.Wait(time.Second, true); e != 0 && e != unix.EINTR {
 			t.Fatal(e)
 		}
 		for _, c := range r.Reap(nil) {
@@ -268,7 +268,7 @@ func TestReapDoesNotAllocate(t *testing.T) {
 		e := r.Next()
 		e.Nop()
 		e.Tag(1)
-		_ = r.Wait(time.Second)
+		_ = r.Wait(time.Second, true)
 		dst = r.Reap(dst[:0])
 	}); n != 0 {
 		t.Fatalf("%v allocations", n)
