@@ -45,6 +45,7 @@ func (l *pumpLane) pump() {
 type pumpSocket struct {
 	lane     *pumpLane
 	dst      []byte
+	rest     []byte
 	received func(int, error)
 	sent     func(error)
 	sentDone func()
@@ -59,7 +60,15 @@ func newPumpSocket(l *pumpLane) *pumpSocket {
 	return s
 }
 
-func (s *pumpSocket) Recv(p []byte, done func(int, error)) { s.dst, s.received = p, done }
+func (s *pumpSocket) Recv(p, rest []byte, done func(int, error)) {
+	s.dst, s.rest, s.received = p, rest, done
+}
+
+// take is what the target's receive takes of p.
+func (s *pumpSocket) take(p []byte) int {
+	n := copy(s.dst, p)
+	return n + copy(s.rest, p[n:])
+}
 
 func (s *pumpSocket) Send(bufs [][]byte, done func(error)) {
 	for _, b := range bufs {
@@ -79,7 +88,7 @@ func (s *pumpSocket) feedOpen(p []byte) {
 	for len(p) > 0 && !s.closed && s.received != nil {
 		received := s.received
 		s.received = nil
-		n := copy(s.dst, p)
+		n := s.take(p)
 		p = p[n:]
 		received(n, nil)
 		s.lane.batch()
@@ -90,7 +99,7 @@ func (s *pumpSocket) feedOpen(p []byte) {
 // feed hands the target as much of p as it takes at a time.
 func (s *pumpSocket) feed(p []byte) {
 	for len(p) > 0 {
-		n := copy(s.dst, p)
+		n := s.take(p)
 		p = p[n:]
 		s.received(n, nil)
 		s.lane.batch()

@@ -19,14 +19,14 @@ type Lane interface {
 	OnTick(fn func(now time.Time))
 }
 
-// Socket is a connected stream socket on a lane. Its methods are called on the lane; done runs on
-// the lane, never before the method returns.
+// Socket is a connected stream socket on a lane. Its methods are called on the lane; done runs there too.
 type Socket interface {
-	// Recv reads at least one byte into p; one Recv may be under way at a time. n is 0 with a nil
-	// error at the peer's orderly close. p must stay untouched until done.
-	Recv(p []byte, done func(n int, err error))
+	// Recv reads at least one byte, into p and then into rest, which may be empty; one Recv may be
+	// under way at a time. n is 0 with a nil error at the peer's orderly close. p and rest must stay
+	// untouched until done, which is never called before Recv returns.
+	Recv(p, rest []byte, done func(n int, err error))
 	// Send writes all of bufs (at most MaxSendBuffers); one Send may be under way at a time. The
-	// buffers must stay untouched until done.
+	// buffers must stay untouched until done, which may be called before Send returns.
 	Send(bufs [][]byte, done func(err error))
 	// Close ends both directions. What is under way completes with an error first; then the
 	// descriptor is closed and closed is called.

@@ -115,14 +115,26 @@ func (s *testSocket) work(calls chan func()) {
 	}
 }
 
-func (s *testSocket) Recv(p []byte, done func(int, error)) {
+func (s *testSocket) Recv(p, rest []byte, done func(int, error)) {
 	s.recvs <- func() {
-		n, err := s.conn.Read(p)
+		n, err := s.read(p, rest)
 		if errors.Is(err, io.EOF) {
 			n, err = 0, nil
 		}
 		_ = s.lane.Post(func() { done(n, err) })
 	}
+}
+
+// read uses rest too if p is filled and more is there at once.
+func (s *testSocket) read(p, rest []byte) (int, error) {
+	n, err := s.conn.Read(p)
+	if err != nil || n < len(p) || len(rest) == 0 {
+		return n, err
+	}
+	_ = s.conn.SetReadDeadline(time.Now().Add(time.Millisecond))
+	more, _ := s.conn.Read(rest)
+	_ = s.conn.SetReadDeadline(time.Time{})
+	return n + more, nil
 }
 
 func (s *testSocket) Send(bufs [][]byte, done func(error)) {

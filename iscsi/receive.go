@@ -10,6 +10,9 @@ const (
 	// directMin is the rest of a data segment, in bytes, from which on it is received straight into
 	// the command's buffer instead of being copied there.
 	directMin = 8 << 10
+	// peek is how many bytes are received behind such a segment: the next header, and of the next
+	// segment no more than is cheaply copied.
+	peek = 2 << 10
 )
 
 // stage is what the receiver expects next in the stream.
@@ -67,13 +70,39 @@ func (c *conn) receive() {
 		return
 	}
 	rx.underway = true
-	if rest := min(rx.size, len(rx.dst)) - rx.pos; rx.stage == stageData && rest >= directMin {
-		c.sock.Recv(rx.dst[rx.pos:rx.pos+rest], rx.direct)
+	if dst := rx.missing(); len(dst) >= directMin {
+		c.sock.Recv(dst, rx.behind(dst), rx.direct)
 		return
 	}
 	rx.w = copy(rx.buf, rx.buf[rx.r:rx.w])
 	rx.r = 0
-	c.sock.Recv(rx.buf[rx.w:], rx.done)
+	c.sock.Recv(rx.buf[rx.w:rx.end()], nil, rx.done)
+}
+
+// missing is where the rest of the data segment goes.
+func (rx *receiver) missing() []byte {
+	if rx.stage != stageData {
+		return nil
+	}
+	return rx.dst[min(rx.pos, len(rx.dst)):min(rx.size, len(rx.dst))]
+}
+
+// behind is where bytes go that follow those for dst; buf is empty while a data segment is incomplete.
+func (rx *receiver) behind(dst []byte) []byte {
+	rx.r, rx.w = 0, 0
+	if rx.pos+len(dst) < rx.size {
+		return nil // what exceeds the buffer is dropped first
+	}
+	return rx.buf[:peek]
+}
+
+// end is up to where buf is filled: initiators repeat themselves, so behind a large data segment only
+// the header of the next one is taken, and its data goes straight to its place.
+func (rx *receiver) end() int {
+	if rx.stage == stageHeader && rx.size >= directMin {
+		return min(rx.w+peek, len(rx.buf))
+	}
+	return len(rx.buf)
 }
 
 func (c *conn) received(n int, err error) {
@@ -90,8 +119,11 @@ func (c *conn) receivedDirect(n int, err error) {
 		return
 	}
 	rx := &c.rx
-	rx.sum(rx.dst[rx.pos : rx.pos+n])
-	if rx.pos += n; rx.pos == rx.size {
+	dst := rx.missing()
+	rx.w = max(n-len(dst), 0)
+	dst = dst[:n-rx.w]
+	rx.sum(dst)
+	if rx.pos += len(dst); rx.pos == rx.size {
 		rx.stage = stageTrailer
 	}
 	c.consume()

@@ -83,7 +83,7 @@ func echoes(t testing.TB, e *uring.Engine) *chain {
 		if got += n; err != nil || n == 0 {
 			t.Error("receive", n, err)
 		} else if got < 560 {
-			s.Recv(in, onRecv)
+			s.Recv(in, nil, onRecv)
 			return
 		}
 		c.next()
@@ -95,7 +95,7 @@ func echoes(t testing.TB, e *uring.Engine) *chain {
 	}
 	c.step = func() {
 		got = 0
-		s.Recv(in, onRecv)
+		s.Recv(in, nil, onRecv)
 		s.Send(out, onSent)
 	}
 	return c

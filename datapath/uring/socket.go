@@ -33,7 +33,8 @@ type receiver struct {
 	busy   bool
 	more   bool // the socket held more than the last receive took
 	tries  int
-	buf    []byte
+	iov    [2]unix.Iovec // keep the buffers reachable
+	msg    unix.Msghdr
 	done   func(n int, err error)
 }
 
@@ -87,20 +88,34 @@ func (s *Socket) refusal(operation string, busy, valid bool) error {
 	return nil
 }
 
-// Recv receives at least one byte into p; one Recv may be under way at a time. n is 0 with a nil
-// error at the peer's orderly close. p must stay untouched until done.
-func (s *Socket) Recv(p []byte, done func(n int, err error)) {
+// Recv receives at least one byte, into p and then into rest, which may be empty; one Recv may be
+// under way at a time. n is 0 with a nil error at the peer's orderly close. p and rest must stay
+// untouched until done, which is never called before Recv returned.
+func (s *Socket) Recv(p, rest []byte, done func(n int, err error)) {
 	if err := s.refusal("receive", s.rx.busy, len(p) > 0); err != nil {
 		s.ring.later = append(s.ring.later, func() { done(0, err) })
 		return
 	}
-	s.rx.busy, s.rx.buf, s.rx.done, s.rx.tries = true, p, done, 0
+	s.rx.busy, s.rx.done, s.rx.tries = true, done, 0
+	s.rx.iov = [2]unix.Iovec{vector(p), vector(rest)}
 	s.rx.start(s.ring)
 }
 
+func vector(p []byte) unix.Iovec {
+	return unix.Iovec{Base: unsafe.SliceData(p), Len: uint64(len(p))}
+}
+
+func bytes(v *unix.Iovec) []byte { return unsafe.Slice(v.Base, v.Len) }
+
 func (x *receiver) start(r *Ring) {
 	e := r.sqe()
-	e.Recv(x.socket.fd, x.buf, !x.more)
+	if x.iov[1].Len == 0 {
+		e.Recv(x.socket.fd, bytes(&x.iov[0]), !x.more)
+	} else {
+		x.msg.Iov = &x.iov[0]
+		x.msg.SetIovlen(len(x.iov))
+		e.Recvmsg(x.socket.fd, &x.msg, !x.more)
+	}
 	e.Tag(r.next(x.slot))
 }
 
@@ -119,7 +134,7 @@ func (x *receiver) complete(r *Ring, _ uint32, res int32, flags uint32) {
 	}
 	n, err := max(int(res), 0), x.socket.failure("receive", res)
 	done := x.done
-	x.busy, x.buf, x.done = false, nil, nil
+	x.busy, x.iov, x.done = false, [2]unix.Iovec{}, nil
 	done(n, err)
 	x.socket.settle()
 }
@@ -141,7 +156,8 @@ func (s *Socket) failure(operation string, res int32) error {
 }
 
 // Send writes all of bufs (at most MaxSendBuffers); one Send may be under way at a time. The
-// buffers, but not the slice of them, must stay untouched until done.
+// buffers, but not the slice of them, must stay untouched until done, which is called before Send
+// returns if the socket takes everything at once: then the ring needs no completion to go on.
 func (s *Socket) Send(bufs [][]byte, done func(err error)) {
 	if err := s.refusal("send", s.tx.busy, len(bufs) <= MaxSendBuffers); err != nil {
 		s.ring.later = append(s.ring.later, func() { done(err) })
@@ -153,7 +169,26 @@ func (s *Socket) Send(bufs [][]byte, done func(err error)) {
 		return
 	}
 	s.tx.busy, s.tx.done, s.tx.tries = true, done, 0
-	s.tx.start(s.ring)
+	s.tx.complete(s.ring, s.tx.slot, s.tx.attempt(), 0)
+}
+
+// attempt sends what the socket takes without waiting: the number of bytes or a negative errno, as
+// in a completion. It is a raw system call, since it never blocks.
+func (x *sender) attempt() int32 {
+	x.aim()
+	n, _, e := syscall.RawSyscall(unix.SYS_SENDMSG, uintptr(x.socket.fd), uintptr(unsafe.Pointer(&x.msg)),
+		unix.MSG_DONTWAIT|unix.MSG_NOSIGNAL)
+	if e != 0 {
+		return -int32(e)
+	}
+	return int32(n)
+}
+
+// aim lets the message header describe what is left to send.
+func (x *sender) aim() {
+	left := x.iov[x.from:]
+	x.msg.Iov = &left[0]
+	x.msg.SetIovlen(len(left))
 }
 
 // load makes the vectors of the buffers that are not empty.
@@ -161,18 +196,17 @@ func (x *sender) load(bufs [][]byte) {
 	x.iov, x.from = x.iov[:0], 0
 	for _, b := range bufs {
 		if len(b) > 0 {
-			x.iov = append(x.iov, unix.Iovec{Base: unsafe.SliceData(b), Len: uint64(len(b))})
+			x.iov = append(x.iov, vector(b))
 		}
 	}
 }
 
 func (x *sender) start(r *Ring) {
 	e := r.sqe()
-	if left := x.iov[x.from:]; len(left) == 1 {
-		e.Send(x.socket.fd, unsafe.Slice(left[0].Base, left[0].Len))
+	if len(x.iov)-x.from == 1 {
+		e.Send(x.socket.fd, bytes(&x.iov[x.from]))
 	} else {
-		x.msg.Iov = &left[0]
-		x.msg.SetIovlen(len(left))
+		x.aim()
 		e.Sendmsg(x.socket.fd, &x.msg)
 	}
 	e.Tag(r.next(x.slot))

@@ -44,7 +44,7 @@ type received struct {
 func recv(t testing.TB, e *uring.Engine, s *uring.Socket, p []byte) <-chan received {
 	t.Helper()
 	c := make(chan received, 1)
-	on(t, e, func(*uring.Ring) { s.Recv(p, func(n int, err error) { c <- received{n, err} }) })
+	on(t, e, func(*uring.Ring) { s.Recv(p, nil, func(n int, err error) { c <- received{n, err} }) })
 	return c
 }
 
@@ -87,6 +87,25 @@ func TestSocketEcho(t *testing.T) {
 	}
 	if err := wait(t, send(t, e, s, [][]byte{[]byte("x")})); !errors.Is(err, unix.EPIPE) || !errors.Is(err, uring.ErrIO) {
 		t.Fatalf("send to nobody: %v", err)
+	}
+	closeSocket(t, e, s)
+}
+
+// TestSocketRest receives over the end of the first buffer into the second.
+func TestSocketRest(t *testing.T) {
+	e := uringtest.Open(t, uring.Options{})
+	s, peer := pair(t, e)
+	for _, text := range []string{"12345678", "12", "1234"} {
+		p, rest := make([]byte, 4), make([]byte, 8)
+		c := make(chan received, 1)
+		on(t, e, func(*uring.Ring) { s.Recv(p, rest, func(n int, err error) { c <- received{n, err} }) })
+		if _, err := peer.WriteString(text); err != nil {
+			t.Fatal(err)
+		}
+		r := wait(t, c)
+		if got := append(p[:min(r.n, 4)], rest[:max(r.n-4, 0)]...); r.err != nil || string(got) != text {
+			t.Errorf("received %q, %v, want %q", got, r.err, text)
+		}
 	}
 	closeSocket(t, e, s)
 }
@@ -166,7 +185,7 @@ func TestSocketCloseOrder(t *testing.T) {
 	s, peer := pair(t, e)
 	events := make(chan string, 3)
 	on(t, e, func(*uring.Ring) {
-		s.Recv(make([]byte, 1), func(_ int, err error) { events <- "recv " + kind(err) })
+		s.Recv(make([]byte, 1), nil, func(_ int, err error) { events <- "recv " + kind(err) })
 		s.Send([][]byte{make([]byte, 16<<20)}, func(err error) { events <- "send " + kind(err) })
 	})
 	time.Sleep(20 * time.Millisecond) // the send fills the socket and waits

@@ -11,6 +11,7 @@ const (
 	OpWriteFixed  Opcode = 5
 	OpPollAdd     Opcode = 6
 	OpSendmsg     Opcode = 9
+	OpRecvmsg     Opcode = 10
 	OpTimeout     Opcode = 11
 	OpAsyncCancel Opcode = 14
 	OpFallocate   Opcode = 17

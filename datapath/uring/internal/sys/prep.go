@@ -100,6 +100,15 @@ func (e *SQE) Recv(fd int32, p []byte, pollFirst bool) {
 	}
 }
 
+// Recvmsg is Recv into what m describes: io_uring_enter(2), IORING_OP_RECVMSG. m and its vectors must
+// stay in place until the CQE.
+func (e *SQE) Recvmsg(fd int32, m *unix.Msghdr, pollFirst bool) {
+	*e = SQE{opcode: OpRecvmsg, fd: fd, addr: uint64(uintptr(unsafe.Pointer(m))), length: 1}
+	if pollFirst {
+		e.ioprio = recvsendPollFirst
+	}
+}
+
 // sendFlags make the kernel go on with a partial send by itself, and spare a SIGPIPE.
 const sendFlags = unix.MSG_WAITALL | unix.MSG_NOSIGNAL
 
