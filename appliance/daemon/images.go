@@ -80,7 +80,9 @@ func (n *Node) CreateImage(ctx context.Context, r api.CreateImage) (api.Image, e
 		return api.Image{}, err
 	}
 	build := func(_ *volumeState, p *parts) error {
-		return p.vol.Create(ctx, path, protocol.CreateOptions{Size: r.Size, Thick: r.Thick, Eager: r.Thick})
+		job := n.jobs.begin("image.create", r.Image, r.Size)
+		defer n.jobs.end(job)
+		return p.vol.Create(ctx, path, protocol.CreateOptions{Size: r.Size, Thick: r.Thick, Eager: r.Thick, Progress: job.done.Store})
 	}
 	if r.From != "" {
 		from, source, err := api.SplitImage(r.From)

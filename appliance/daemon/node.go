@@ -24,6 +24,7 @@ type Node struct {
 	poolBytes    int64
 	directory    *directory
 	database     databaseState
+	jobs         jobs
 
 	// changes has one token: who holds it may change what is on line or exported, and may block.
 	changes chan struct{}

@@ -43,7 +43,7 @@ func (n *Node) addVolume(ctx context.Context, r api.AddVolume) (*volumeState, er
 	if err := n.unknown(dev, r); err != nil {
 		return nil, err
 	}
-	if err := prepare(ctx, dev, r); err != nil {
+	if err := n.prepare(ctx, dev, r); err != nil {
 		return nil, err
 	}
 	record, err := n.db.AddVolume(ctx, cluster.Volume{Name: n.volumeName(r.Name), WWID: dev.WWID, Device: dev.Path})
@@ -77,13 +77,14 @@ func (n *Node) unknown(dev *device.Device, r api.AddVolume) error {
 
 // prepare makes the file system if that was asked for. A device that holds something is refused
 // without force, and one that is in use always.
-func prepare(ctx context.Context, dev *device.Device, r api.AddVolume) error {
+func (n *Node) prepare(ctx context.Context, dev *device.Device, r api.AddVolume) error {
 	if r.Format == "" {
 		return nil
 	}
 	if dev.ReadOnly {
 		return api.Errorf(api.Refused, "device %s is read-only", dev.Path)
 	}
+	defer n.jobs.end(n.jobs.begin("volume.add", r.Device, 0))
 	return coordinator.Format(ctx, dev, coordinator.FormatOptions{FS: coordinator.FSType(r.Format), Force: r.Force})
 }
 

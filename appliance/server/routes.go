@@ -42,6 +42,7 @@ func (s *Server) routes() []route {
 		{"PUT /v1/targets/{target}/chap", performTo(s.setCHAP)},
 
 		{"GET /v1/sessions", answer(s.listSessions)},
+		{"GET /v1/jobs", answer(s.listJobs)},
 		{"GET /v1/log", s.streamLog},
 	}
 }
@@ -139,6 +140,8 @@ func (s *Server) setCHAP(r *http.Request, in api.SetCHAP) error {
 func (s *Server) listSessions(r *http.Request) ([]api.Session, error) {
 	return s.o.Sessions.Sessions(r.Context())
 }
+
+func (s *Server) listJobs(r *http.Request) ([]api.Job, error) { return s.o.Jobs.Jobs(r.Context()) }
 
 func boolean(r *http.Request, name string) (bool, error) {
 	text := r.FormValue(name)

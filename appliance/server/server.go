@@ -51,6 +51,11 @@ type Events interface {
 	Events(ctx context.Context, follow bool, fn func(api.Event) error) error
 }
 
+// Jobs tells which long operations are under way.
+type Jobs interface {
+	Jobs(ctx context.Context) ([]api.Job, error)
+}
+
 // Options for New; every field is needed.
 type Options struct {
 	Volumes  Volumes
@@ -58,6 +63,7 @@ type Options struct {
 	Targets  Targets
 	Sessions Sessions
 	Events   Events
+	Jobs     Jobs
 	Stats    func() Stats // for the metrics; called at each scrape
 	Version  api.Version
 	Log      *slog.Logger
@@ -65,7 +71,7 @@ type Options struct {
 
 // Validate checks that no field is missing.
 func (o *Options) Validate() error {
-	if o.Volumes == nil || o.Images == nil || o.Targets == nil || o.Sessions == nil || o.Events == nil || o.Stats == nil || o.Log == nil {
+	if o.Volumes == nil || o.Images == nil || o.Targets == nil || o.Sessions == nil || o.Events == nil || o.Jobs == nil || o.Stats == nil || o.Log == nil {
 		return errors.New("server: every field of Options is needed")
 	}
 	return nil

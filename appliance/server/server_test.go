@@ -87,6 +87,7 @@ func (f *fake) SetCHAP(_ context.Context, target string, r api.SetCHAP) error {
 	return f.note("chap %s %s", target, r.User)
 }
 func (f *fake) Sessions(context.Context) ([]api.Session, error) { return nil, f.note("sessions") }
+func (f *fake) Jobs(context.Context) ([]api.Job, error)         { return nil, f.note("jobs") }
 func (f *fake) Events(ctx context.Context, follow bool, fn func(api.Event) error) error {
 	if err := f.note("log %t", follow); err != nil {
 		return err
@@ -113,7 +114,7 @@ func serve(t *testing.T) (*api.Client, *fake, *Server) {
 	t.Helper()
 	f := &fake{}
 	s, err := New(Options{
-		Volumes: f, Images: f, Targets: f, Sessions: f, Events: f, Stats: stats,
+		Volumes: f, Images: f, Targets: f, Sessions: f, Events: f, Jobs: f, Stats: stats,
 		Version: api.Version{Version: "1", Node: "n1"}, Log: slog.New(slog.DiscardHandler),
 	})
 	if err != nil {
@@ -164,6 +165,7 @@ func TestEveryCall(t *testing.T) {
 		{func() error { return c.Disallow(ctx, iqn, "iqn.i") }, "disallow " + iqn + " iqn.i"},
 		{func() error { return c.SetCHAP(ctx, iqn, api.SetCHAP{User: "u", Secret: "s"}) }, "chap " + iqn + " u"},
 		{func() error { _, err := c.Sessions(ctx); return err }, "sessions"},
+		{func() error { _, err := c.Jobs(ctx); return err }, "jobs"},
 		{func() error { return c.Log(ctx, "", false, func(api.Event) error { return nil }) }, "log false"},
 	}
 	if want := len(s.routes()) - 1; len(calls) != want {
@@ -282,7 +284,7 @@ func TestMetrics(t *testing.T) {
 func FuzzDecode(f *testing.F) {
 	f.Add(`{"device":"/dev/sdb","name":"V","format":"xfs"}`)
 	f.Add(`{"device":null}x`)
-	s, err := New(Options{Volumes: &fake{}, Images: &fake{}, Targets: &fake{}, Sessions: &fake{}, Events: &fake{},
+	s, err := New(Options{Volumes: &fake{}, Images: &fake{}, Targets: &fake{}, Sessions: &fake{}, Events: &fake{}, Jobs: &fake{},
 		Stats: stats, Log: slog.New(slog.DiscardHandler)})
 	if err != nil {
 		f.Fatal(err)

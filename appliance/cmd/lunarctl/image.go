@@ -47,7 +47,11 @@ func (c *cli) imageCreate() *cobra.Command {
 			return err
 		}
 		r.Image = args[0]
-		i, err := c.client.CreateImage(ctx, r)
+		var i api.Image
+		err = c.progress(ctx, r.Image, func() (err error) {
+			i, err = c.client.CreateImage(ctx, r)
+			return err
+		})
 		if err != nil {
 			return err
 		}

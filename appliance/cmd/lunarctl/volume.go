@@ -26,7 +26,11 @@ func (c *cli) volumeAdd() *cobra.Command {
 	cmd := c.verb("add DEVICE [--name N] [--format xfs|ext4] [--force]", "Make a block device a volume", 1,
 		func(ctx context.Context, args []string) error {
 			r.Device = args[0]
-			v, err := c.client.AddVolume(ctx, r)
+			var v api.Volume
+			err := c.progress(ctx, r.Device, func() (err error) {
+				v, err = c.client.AddVolume(ctx, r)
+				return err
+			})
 			if err != nil {
 				return err
 			}
