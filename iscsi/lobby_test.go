@@ -2,7 +2,9 @@ package iscsi
 
 import (
 	"context"
+	"errors"
 	"net"
+	"os"
 	"testing"
 	"time"
 
@@ -25,8 +27,7 @@ func (f *fixture) from(addr string) net.Conn {
 func closed(c net.Conn, limit time.Duration) bool {
 	_ = c.SetReadDeadline(time.Now().Add(limit))
 	_, err := c.Read(make([]byte, 1))
-	timeout, ok := err.(net.Error)
-	return err != nil && !(ok && timeout.Timeout())
+	return err != nil && !errors.Is(err, os.ErrDeadlineExceeded)
 }
 
 func TestCrowdPushesOutItsOldest(t *testing.T) {
