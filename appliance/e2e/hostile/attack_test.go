@@ -19,8 +19,8 @@ var attacks = []attack{
 	{"silent", func(a *attacker, conn net.Conn) { a.linger(conn) }, time.Second},
 	{"slow login", func(a *attacker, conn net.Conn) { a.drip(conn, loginRequest(a.target, 1<<20+a.n)) }, time.Second},
 	{"half a login", func(a *attacker, conn net.Conn) { a.send(conn, loginRequest(a.target, 0)[:20]); a.linger(conn) }, time.Second},
-	{"garbage", func(a *attacker, conn net.Conn) { a.send(conn, garbage()); a.linger(conn) }, 50 * time.Millisecond},
-	{"come and go", func(*attacker, net.Conn) {}, 50 * time.Millisecond},
+	{"garbage", func(a *attacker, conn net.Conn) { a.send(conn, garbage()); a.linger(conn) }, 100 * time.Millisecond},
+	{"come and go", func(*attacker, net.Conn) {}, 100 * time.Millisecond},
 	{"reads no answers", (*attacker).deaf, time.Second},
 	{"half a command", (*attacker).half, time.Second},
 	{"half-open", func(a *attacker, conn net.Conn) { _ = conn.(*net.TCPConn).CloseWrite(); a.linger(conn) }, 200 * time.Millisecond}, //nolint:forcetypeassert // dial gives no other
@@ -48,13 +48,11 @@ func besiege(n int, portal, target string) (end func()) {
 }
 
 func (a *attacker) repeat(what attack) {
-	for !a.pause(what.rest) {
-		conn, err := dial(a.from, a.portal)
-		if err != nil {
-			continue
+	for over := false; !over; over = a.pause(what.rest) {
+		if conn, err := dial(a.from, a.portal); err == nil {
+			what.run(a, conn)
+			_ = conn.Close()
 		}
-		what.run(a, conn)
-		_ = conn.Close()
 	}
 }
 
