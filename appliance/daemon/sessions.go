@@ -5,7 +5,6 @@ import (
 	"encoding/hex"
 
 	"lunar/appliance/api"
-	"lunar/appliance/server"
 )
 
 // Sessions implements server.Sessions.
@@ -21,29 +20,4 @@ func (n *Node) Sessions(context.Context) ([]api.Session, error) {
 		}
 	}
 	return out, nil
-}
-
-// Stats is the snapshot for the metrics.
-func (n *Node) Stats() server.Stats {
-	s := server.Stats{
-		Sessions: len(n.front.Sessions()), Lanes: n.engine.Rings(),
-		DatabaseUp:  n.database.why() == "",
-		PoolBuffers: n.engine.Pool().InUse(), PoolBytes: n.poolBytes,
-	}
-	for _, v := range n.sortedVolumes() {
-		vs := server.VolumeStats{Name: n.record(v).Name, State: api.StateAbsent}
-		if p, release := v.borrow(); p != nil {
-			vs.State, _ = p.state()
-			vs.Counters = p.counters()
-			release()
-		}
-		s.Volumes = append(s.Volumes, vs)
-	}
-	n.mu.RLock()
-	defer n.mu.RUnlock()
-	s.Targets = len(n.targets)
-	for _, t := range n.targets {
-		s.LUNs += len(t.luns)
-	}
-	return s
 }
