@@ -62,6 +62,7 @@ type conn struct {
 	managing  int    // task management functions under way
 	nopTag    uint32 // target transfer tag of the last NOP-In
 	burstTag  uint32 // target transfer tag of the last R2T
+	starved   *task  // the receiver waits until it has a buffer
 
 	started time.Time
 	heard   time.Time // when bytes last came

@@ -62,13 +62,43 @@ func (c *conn) makeRoom(t *task, immediate int) {
 	case immediate > limit:
 		t.blame(faultAmount)
 	case t.out.want > 0 && !c.provide(t):
-		t.blame(faultFull)
+		c.starve(t)
 	}
 	t.out.unsolicited = more && h.Write()
 	t.out.at = immediate
 	t.out.asked = immediate
 	c.expect(t)
 	c.rx.dst = t.room(0, immediate)
+}
+
+// starve receives nothing more until t, whose data is on its way, has a buffer. If other commands of
+// the connection wait for data too, it would wait for itself: then the answer is TASK SET FULL.
+func (c *conn) starve(t *task) {
+	if c.expecting > 0 {
+		t.blame(faultFull)
+		return
+	}
+	t.hungry = true
+	c.starved, c.rx.paused = t, true
+	c.reactor.hungry.push(t)
+}
+
+// fed goes on with a command that waited for a buffer and has one, or was abandoned.
+func (c *conn) fed(t *task) {
+	starved := c.starved == t
+	if starved {
+		c.starved = nil
+		c.rx.dst = t.room(0, c.rx.size)
+	}
+	if t.abandoned {
+		c.release(t)
+	} else {
+		t.hungry = false
+		c.advance(t)
+	}
+	if starved {
+		c.resume()
+	}
 }
 
 // room is the part of the buffer for n bytes at offset, cut to what the command needs.

@@ -45,11 +45,8 @@ func (r *reactor) feed() {
 	for t := r.hungry.take(); t != nil; {
 		next := t.next
 		switch {
-		case t.abandoned:
-			t.conn.release(t)
-		case !starved && t.conn.provide(t):
-			t.hungry = false
-			t.conn.advance(t)
+		case t.abandoned, !starved && t.conn.provide(t):
+			t.conn.fed(t)
 		default:
 			starved = starved || !t.conn.overBudget(t)
 			r.hungry.push(t)

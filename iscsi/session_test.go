@@ -314,8 +314,7 @@ func TestDataThatNeverComes(t *testing.T) {
 	eventually(t, "the buffer is back", func() bool { return f.buffers.inUse() == 0 })
 }
 
-// When buffers run out commands wait and go on; a write whose data is here already is told TASK
-// SET FULL.
+// When buffers run out commands wait and go on, one whose data comes with it too.
 func TestBuffersRunOut(t *testing.T) {
 	f := newFixture(t)
 	c := f.ready()
@@ -323,12 +322,77 @@ func TestBuffersRunOut(t *testing.T) {
 	h := c.command(read10(0, 1), pdu.FlagRead, 512)
 	c.send(h, nil)
 	c.silence()
-	c.send(c.command(write10(0, 1), pdu.FlagWrite, 512), pattern(512, 1))
+	c.send(c.command(write10(8, 1), pdu.FlagWrite, 512), pattern(512, 1))
+	c.send(c.command(write10(9, 1), pdu.FlagWrite, 512), pattern(512, 2))
+	c.silence()
+	f.buffers.setLimit(0)
+	c.collect(h.ITT(), 512)
+	for range 2 {
+		if a := c.expect(pdu.OpSCSIResponse); a.scsiStatus() != scsi.Good {
+			t.Errorf("status %v", a.scsiStatus())
+		}
+	}
+	f.holds(8, pattern(512, 1))
+	f.holds(9, pattern(512, 2))
+}
+
+// starved sends a WRITE with unsolicited data, for which there is no buffer.
+func (f *fixture) starved(c *client) (data []byte) {
+	f.t.Helper()
+	f.buffers.setLimit(1)
+	data = pattern(1024, 3)
+	h := c.command(write10(8, 2), pdu.FlagWrite, 1024)
+	h.SetFlags(h.Flags() &^ pdu.FlagFinal)
+	c.send(h, nil)
+	if _, err := c.conn.Write(dataOutPDU(h.ITT(), pdu.NoTag, 0, 0, data)); err != nil {
+		f.t.Fatal(err)
+	}
+	c.silence()
+	return data
+}
+
+func TestUnsolicitedDataWaitsForABuffer(t *testing.T) {
+	f := newFixture(t)
+	c := f.ready("InitialR2T", "No")
+	data := f.starved(c)
+	f.buffers.setLimit(0)
+	if a := c.expect(pdu.OpSCSIResponse); a.scsiStatus() != scsi.Good {
+		t.Errorf("status %v", a.scsiStatus())
+	}
+	f.holds(8, data)
+}
+
+// A reset ends a command that waits for a buffer before its data; the connection goes on.
+func TestResetWhileStarved(t *testing.T) {
+	f := newFixture(t)
+	c, other := f.ready("InitialR2T", "No"), f.another()
+	f.starved(c)
+	if r := other.manage(pdu.LUNReset, 0, nil); r != pdu.TaskComplete {
+		t.Errorf("result %d", r)
+	}
+	f.buffers.setLimit(0)
+	c.clearAttention()
+	f.holds(8, make([]byte, 1024))
+}
+
+// A connection whose other commands wait for data would wait for itself: TASK SET FULL.
+func TestTaskSetFullWhileGathering(t *testing.T) {
+	f := newFixture(t)
+	c := f.ready()
+	w := c.command(write10(0, 2), pdu.FlagWrite, 1024)
+	f.buffers.setLimit(1024)
+	c.send(w, nil)
+	ttt := c.r2t(w.ITT(), 0, 0, 1024)
+	c.send(c.command(write10(8, 1), pdu.FlagWrite, 512), pattern(512, 1))
 	if a := c.expect(pdu.OpSCSIResponse); a.scsiStatus() != scsi.TaskSetFull {
 		t.Errorf("status %v", a.scsiStatus())
 	}
-	f.buffers.setLimit(0)
-	c.collect(h.ITT(), 512)
+	if _, err := c.conn.Write(dataOutPDU(w.ITT(), ttt, 0, 0, pattern(1024, 1))); err != nil {
+		t.Fatal(err)
+	}
+	if a := c.expect(pdu.OpSCSIResponse); a.scsiStatus() != scsi.Good {
+		t.Errorf("status %v", a.scsiStatus())
+	}
 }
 
 func TestDropSession(t *testing.T) {
