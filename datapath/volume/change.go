@@ -97,12 +97,13 @@ func (im *Image) CompareAndWrite(lane int, expect, data []byte, off int64, fua b
 	}, func(err error) { done(miscompare, err) })
 }
 
-// maxUnmaps bounds the unmaps of an image that wait while others are executed.
+// maxUnmaps bounds the unmaps of an image that wait on one lane while others are executed.
 const maxUnmaps = 4096
 
-// unmaps gathers an image's unmaps: those that come while some are executed go together.
+// unmaps gathers an image's unmaps of one lane: those that come while some are executed go together.
 type unmaps struct {
 	im      *Image
+	lane    int
 	mu      sync.Mutex // guards what follows; held for moments only
 	waiting []unmap
 	running bool
@@ -110,7 +111,6 @@ type unmaps struct {
 
 type unmap struct {
 	layout.Range
-	lane int
 	done func(error)
 }
 
@@ -126,13 +126,14 @@ func (im *Image) Unmap(lane int, off, n int64, done func(error)) {
 		done(nil)
 		return
 	}
-	begin, err := im.unmaps.add(unmap{r, lane, done})
+	q := &im.lanes[lane].unmaps
+	begin, err := q.add(unmap{r, done})
 	if err != nil {
 		done(fmt.Errorf("image %s: unmap: %w", im.path, err))
 		return
 	}
 	if begin {
-		im.send(lane, im.unmaps.run, im.unmaps.refused)
+		im.send(lane, q.run, q.refused)
 	}
 }
 
@@ -170,28 +171,24 @@ func (q *unmaps) run(ctx context.Context) error {
 		for _, r := range ranges {
 			im.v.metadata(r.Len)
 		}
-		q.answer(all, err)
+		im.v.answer(q.lane, func() { end(all, err) })
 	}
 	return nil
 }
 
-// answer calls each one's done on its lane.
-func (q *unmaps) answer(all []unmap, err error) {
+func end(all []unmap, err error) {
 	for _, u := range all {
-		back := func() { u.done(err) }
-		if q.im.v.opts.Lanes[u.lane].Post(back) != nil {
-			back()
-		}
+		u.done(err)
 	}
 }
 
-// refused answers everybody when no worker was to be had. Called on the lane of one of them.
+// refused answers everybody when no worker was to be had. Called on the lane.
 func (q *unmaps) refused(err error) {
 	if err == nil {
 		return
 	}
 	for all := q.take(); len(all) > 0; all = q.take() {
-		q.answer(all, err)
+		end(all, err)
 	}
 }
 

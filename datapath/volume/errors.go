@@ -12,7 +12,7 @@ import (
 var (
 	ErrClosed  = fmt.Errorf("closed: %w", unix.ESHUTDOWN)
 	ErrRange   = fmt.Errorf("outside the image, or not in whole sectors: %w", unix.EINVAL)
-	ErrBusy    = fmt.Errorf("too many redirected operations wait: %w", unix.EAGAIN)
+	ErrBusy    = fmt.Errorf("too many operations wait: %w", unix.EAGAIN)
 	ErrWaited  = fmt.Errorf("waited too long for the coordinator: %w", unix.ETIMEDOUT)
 	ErrInUse   = fmt.Errorf("images are open: %w", unix.EBUSY)
 	ErrNoImage = fmt.Errorf("no such open image: %w", unix.ENOENT)

@@ -21,13 +21,12 @@ type Image struct {
 
 	view    atomic.Pointer[protocol.View] // nil before start and after Close
 	journal journal
-	waiting atomic.Int64 // parked I/Os
+	waiting atomic.Int64  // parked I/Os
+	holds   atomic.Uint64 // numbers the ranges that a late write keeps
 	lanes   []station
-	unmaps  unmaps
 
 	mu    sync.Mutex                                     // orders changes of view; held for moments only
 	early []func(*protocol.View) (*protocol.View, error) // heard before start
-	holds uint64                                         // numbers of ranges that a late write keeps
 }
 
 // station is what an image has on one lane; only the lane's thread touches it.
@@ -35,12 +34,15 @@ type station struct {
 	flights protocol.Flights // direct I/O
 	away    protocol.Flights // redirected operations
 	parked  []parked
+	unmaps  unmaps
 	_       [32]byte
 }
 
 func newImage(v *Volume, path string) *Image {
 	im := &Image{v: v, path: path, refs: 1, lanes: make([]station, len(v.desks))}
-	im.unmaps.im = im
+	for i := range im.lanes {
+		im.lanes[i].unmaps.im, im.lanes[i].unmaps.lane = im, i
+	}
 	return im
 }
 
@@ -111,8 +113,8 @@ func redirected(st *station) *protocol.Flights { return &st.away }
 // drain returns when nothing of a kind that was begun before is under way in r.
 func (im *Image) drain(ctx context.Context, r layout.Range, kind func(*station) *protocol.Flights) error {
 	done := make(chan struct{}, len(im.lanes))
-	for i, lane := range im.v.opts.Lanes {
-		if err := lane.Post(func() { kind(&im.lanes[i]).Drain(r, func() { done <- struct{}{} }) }); err != nil {
+	for i := range im.lanes {
+		if err := im.v.post(ctx, i, func() { kind(&im.lanes[i]).Drain(r, func() { done <- struct{}{} }) }); err != nil {
 			return fmt.Errorf("image %s: drain: %w", im.path, err)
 		}
 	}

@@ -2,8 +2,11 @@ package volume
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"time"
+
+	"golang.org/x/sys/unix"
 
 	"lunar/datapath/layout"
 	"lunar/datapath/layout/protocol"
@@ -161,7 +164,7 @@ func (p *piece) landed(op *uring.Op) {
 	switch {
 	case err == nil:
 		im.v.counters[lane].add(req.class(), r.Len)
-	case ofPath(err):
+	case ofPath(err) || req.write && errors.Is(err, unix.ENOSPC): // a device that has shrunk, or is thin itself
 		im.v.keep.suspect(err)
 		req.redirect(r.Off, r.End())
 		err = nil
@@ -179,19 +182,16 @@ func (req *request) class() class {
 // keepOut lets nothing into the range of an I/O that the kernel may still do, until released.
 // NoLateWrite: the flight goes on until then, so no recall of the range succeeds.
 func (p *piece) keepOut() {
-	im := p.im
-	_ = im.change(func(v *protocol.View) (*protocol.View, error) {
-		im.holds++
-		p.hold = im.holds
-		return v.Held(p.hold, p.flight.Range), nil
-	})
-	im.v.opts.Log.Error("an I/O cannot be cancelled", "image", im.path, "off", p.flight.Off, "err", p.op.Err)
+	im, number, r := p.im, p.im.holds.Add(1), p.flight.Range
+	p.hold = number
+	_ = im.change(func(v *protocol.View) (*protocol.View, error) { return v.Held(number, r), nil })
+	im.v.opts.Log.Error("an I/O cannot be cancelled", "image", im.path, "off", r.Off, "err", p.op.Err)
 }
 
 // released is called when the kernel has let go of an operation that it had held.
 func (p *piece) released() {
-	im, lane := p.im, p.lane
-	_ = im.change(func(v *protocol.View) (*protocol.View, error) { return v.LetGo(p.hold), nil })
+	im, lane, number := p.im, p.lane, p.hold
+	_ = im.change(func(v *protocol.View) (*protocol.View, error) { return v.LetGo(number), nil })
 	im.lanes[lane].flights.End(&p.flight)
 	im.v.desks[lane].free(p)
 	im.resume()
@@ -250,18 +250,34 @@ func (im *Image) send(lane int, do func(context.Context) error, done func(error)
 		ctx, cancel := context.WithTimeout(context.Background(), v.opts.Redirected)
 		err := do(ctx)
 		cancel()
-		back := func() {
+		v.answer(lane, func() {
 			away.End(trip)
 			done(err)
-		}
-		if v.opts.Lanes[lane].Post(back) != nil { // the engine is closed: there is no lane left to disturb
-			back()
-		}
+		})
 	})
 	if !accepted {
 		away.End(trip)
 		done(ErrBusy)
 	}
+}
+
+// answer runs fn on the lane's thread; on the caller's only when that thread is gone. Called by workers.
+func (v *Volume) answer(lane int, fn func()) {
+	if v.post(context.Background(), lane, fn) != nil {
+		fn()
+	}
+}
+
+// postRetry is how soon a post to a lane whose mailbox is full is tried again.
+const postRetry = time.Millisecond
+
+// post runs fn on the lane's thread, and waits while its mailbox is full. Not called on lanes.
+func (v *Volume) post(ctx context.Context, lane int, fn func()) error {
+	err := v.opts.Lanes[lane].Post(fn)
+	for ; errors.Is(err, uring.ErrQueueFull) && ctx.Err() == nil; err = v.opts.Lanes[lane].Post(fn) {
+		time.Sleep(postRetry)
+	}
+	return err
 }
 
 // heard notes how the coordinator fared with the disk.
@@ -282,8 +298,15 @@ type parked struct {
 
 func (p *parked) span() layout.Range { return layout.Range{Off: p.off, Len: int64(len(p.buf))} }
 
+// MaxParked bounds the I/O of an image that waits on one lane.
+const MaxParked = 4096
+
 // park lets an I/O wait. Called on the lane.
 func (im *Image) park(lane int, p parked) {
+	if len(im.lanes[lane].parked) >= MaxParked {
+		p.done(fmt.Errorf("image %s: %w", im.path, ErrBusy))
+		return
+	}
 	p.since = time.Now()
 	im.lanes[lane].parked = append(im.lanes[lane].parked, p)
 	im.v.parked.Add(1)
