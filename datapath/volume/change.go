@@ -64,15 +64,18 @@ func (im *Image) flushDevice(lane int, done func(error)) {
 	trip := &protocol.Flight{}
 	away := &im.lanes[lane].away
 	away.Begin(trip, protocol.Everywhere)
+	end := func(err error) {
+		away.End(trip)
+		done(err)
+	}
 	op := &uring.Op{Code: uring.Flush, File: im.v.file, Deadline: im.v.opts.Deadline}
 	op.Done = func(op *uring.Op) {
-		defer away.End(trip)
 		if op.Err != nil && ofPath(op.Err) {
 			im.v.keep.suspect(op.Err)
-			im.flushByCoordinator(lane, done)
+			im.flushByCoordinator(lane, end)
 			return
 		}
-		done(op.Err)
+		end(op.Err)
 	}
 	im.v.opts.Lanes[lane].Submit(op)
 }
@@ -171,12 +174,12 @@ func (q *unmaps) run(ctx context.Context) error {
 		for _, r := range ranges {
 			im.v.metadata(r.Len)
 		}
-		im.v.answer(q.lane, func() { end(all, err) })
+		im.v.answer(context.WithoutCancel(ctx), q.lane, func() { answerAll(all, err) })
 	}
 	return nil
 }
 
-func end(all []unmap, err error) {
+func answerAll(all []unmap, err error) {
 	for _, u := range all {
 		u.done(err)
 	}
@@ -188,7 +191,7 @@ func (q *unmaps) refused(err error) {
 		return
 	}
 	for all := q.take(); len(all) > 0; all = q.take() {
-		end(all, err)
+		answerAll(all, err)
 	}
 }
 

@@ -250,7 +250,7 @@ func (im *Image) send(lane int, do func(context.Context) error, done func(error)
 		ctx, cancel := context.WithTimeout(context.Background(), v.opts.Redirected)
 		err := do(ctx)
 		cancel()
-		v.answer(lane, func() {
+		v.answer(context.Background(), lane, func() {
 			away.End(trip)
 			done(err)
 		})
@@ -261,9 +261,10 @@ func (im *Image) send(lane int, do func(context.Context) error, done func(error)
 	}
 }
 
-// answer runs fn on the lane's thread; on the caller's only when that thread is gone. Called by workers.
-func (v *Volume) answer(lane int, fn func()) {
-	if v.post(context.Background(), lane, fn) != nil {
+// answer runs fn on the lane's thread; on the caller's only when that thread is gone. ctx
+// does not end. Called by workers.
+func (v *Volume) answer(ctx context.Context, lane int, fn func()) {
+	if v.post(ctx, lane, fn) != nil {
 		fn()
 	}
 }
