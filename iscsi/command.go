@@ -45,6 +45,7 @@ var (
 	faultUnsolicited = &fault{scsi.CheckCondition, fixedSense(0x0c, 0x0c)} // UNEXPECTED UNSOLICITED DATA
 	faultAmount      = &fault{scsi.CheckCondition, fixedSense(0x0c, 0x0d)} // NOT ENOUGH UNSOLICITED DATA: incorrect amount
 	faultCRC         = &fault{scsi.CheckCondition, fixedSense(0x47, 0x05)} // PROTOCOL SERVICE CRC ERROR
+	faultAborted     = &fault{scsi.TaskAborted, nil}
 	faultFull        = &fault{scsi.TaskSetFull, nil}
 )
 

@@ -222,7 +222,7 @@ func endDataOut(c *conn, intact bool) {
 		c.reject(pdu.RejectDataDigest)
 		t.blame(faultCRC)
 	}
-	if !rx.head.Final() {
+	if !rx.head.Final() && t.out.waiting() {
 		return
 	}
 	if i := t.out.burst(rx.head.TTT()); i >= 0 {

@@ -12,8 +12,9 @@ const maxManaging = 64
 
 // management is one task management function under way.
 type management struct {
-	conn *conn
-	head pdu.Header
+	conn   *conn
+	head   pdu.Header
+	notify bool // other initiators hear of it by a unit attention of its own
 }
 
 func (m *management) request() pdu.TaskRequest { return pdu.TaskRequest{Header: &m.head} }
@@ -100,6 +101,7 @@ func (m *management) abortTaskSet() {
 }
 
 func (m *management) clearTaskSet() {
+	m.notify = true
 	m.everywhere(m.sameLUN, func() {
 		m.target().ClearTaskSet(m.conn.session.nexus, m.conn.reactor.lane.Index(), m.head.LUN(), m.done)
 	})
@@ -152,21 +154,56 @@ func (m *management) everywhere(match func(*task) bool, then func()) {
 		}
 	}
 	for _, s := range all {
-		if err := s.conn.reactor.lane.Post(func() { s.conn.dropTasks(match); step() }); err != nil {
+		drop := func() { s.conn.dropTasks(match) }
+		if s.conn != own {
+			drop = func() { s.conn.clearTasks(match, m.notify) }
+		}
+		if err := s.conn.reactor.lane.Post(func() { drop(); step() }); err != nil {
 			step()
 		}
 	}
 	step()
 }
 
-// dropTasks ends the commands that wait for data or for a buffer.
+// dropTasks ends the commands that wait for data or for a buffer. Data-Out of theirs that still comes
+// finds no task and is dropped, so nothing has to wait for it.
 func (c *conn) dropTasks(match func(*task) bool) {
+	c.gathering(match, c.forget)
+}
+
+// clearTasks is dropTasks on behalf of another initiator: this one is told, by TASK ABORTED or by a
+// unit attention.
+func (c *conn) clearTasks(match func(*task) bool, notify bool) {
+	c.gathering(match, func(t *task) {
+		target := c.session.export.Target
+		if target.TaskAbortedStatus(t.cmd.LUN) {
+			c.tellAborted(t)
+			return
+		}
+		if notify {
+			target.CommandsCleared(c.session.nexus, t.cmd.LUN)
+		}
+		c.forget(t)
+	})
+}
+
+func (c *conn) gathering(match func(*task) bool, end func(*task)) {
 	if c.gone {
 		return
 	}
 	c.tasks.each(func(t *task) {
 		if t.ordered && !t.running && match(t) {
-			c.forget(t)
+			end(t)
 		}
 	})
+}
+
+// tellAborted answers with TASK ABORTED, at once or when who holds the command has let go of it.
+func (c *conn) tellAborted(t *task) {
+	t.blame(faultAborted)
+	t.out.unsolicited, t.out.bursts = false, t.out.bursts[:0]
+	c.expect(t)
+	if c.rx.task != t || c.rx.stage == stageHeader {
+		c.advance(t)
+	}
 }

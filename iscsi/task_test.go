@@ -5,6 +5,7 @@ import (
 	"time"
 
 	"lunar/iscsi/pdu"
+	"lunar/iscsi/scsi"
 )
 
 // manage sends a task management function, immediate, and returns its answer.
@@ -228,4 +229,65 @@ func TestResetDuringData(t *testing.T) {
 	b.clearAttention()
 	f.holds(0, make([]byte, n))
 	eventually(t, "the buffer is back", func() bool { return f.buffers.inUse() == 0 })
+}
+
+// setTAS sets the control mode page's TAS bit.
+func (c *client) setTAS() {
+	c.t.Helper()
+	page := []byte{0, 0, 0, 0, 0x0a, 10, 0, 0, 0, 0x40, 0, 0, 0, 0, 0, 0}
+	h := c.command([]byte{0x1a, 0x08, 0x0a, 0, 16, 0}, pdu.FlagRead, 16)
+	c.send(h, nil)
+	copy(page[4:], c.collect(h.ITT(), 16)[4:])
+	page[4] &= 0x3f
+	page[9] |= 0x40
+	c.send(c.command([]byte{0x15, 0x10, 0, 0, 16, 0}, pdu.FlagWrite, 16), page)
+	if a := c.expect(pdu.OpSCSIResponse); a.scsiStatus() != scsi.Good {
+		c.t.Fatalf("MODE SELECT: %v %x", a.scsiStatus(), a.senseCode())
+	}
+}
+
+// SPC-4 §7.5.8 TAS: another initiator's command that still gathers its data is told TASK ABORTED, or
+// ends in silence and its initiator hears of it by a unit attention.
+func TestOthersLearnOfAbortedGathering(t *testing.T) {
+	for _, x := range []struct {
+		name string
+		fn   pdu.TaskFunction
+		tas  bool
+	}{
+		{"CLEAR TASK SET", pdu.ClearTaskSet, false},
+		{"CLEAR TASK SET with TAS", pdu.ClearTaskSet, true},
+		{"LUN RESET with TAS", pdu.LUNReset, true},
+	} {
+		t.Run(x.name, func(t *testing.T) {
+			f := newFixture(t)
+			a := f.ready()
+			if x.tas {
+				a.setTAS()
+			}
+			b := f.another("ImmediateData", "No")
+			w := b.command(write10(0, 2), pdu.FlagWrite, 1024)
+			b.send(w, nil)
+			ttt := b.r2t(w.ITT(), 0, 0, 1024)
+			if r := a.manage(x.fn, 0, nil); r != pdu.TaskComplete {
+				t.Errorf("result %d", r)
+			}
+			if x.tas {
+				if r := b.expect(pdu.OpSCSIResponse); r.scsiStatus() != scsi.TaskAborted || r.ITT() != w.ITT() {
+					t.Errorf("status %v", r.scsiStatus())
+				}
+			}
+			if _, err := b.conn.Write(dataOutPDU(w.ITT(), ttt, 0, 0, pattern(1024, 1))); err != nil {
+				t.Fatal(err)
+			}
+			b.send(b.command(cdb(0), 0, 0), nil)
+			r := b.expect(pdu.OpSCSIResponse)
+			if x.fn == pdu.LUNReset {
+				b.clearAttention()
+			} else if told := r.scsiStatus() == scsi.CheckCondition && r.senseCode()[1] == 0x2f; told == x.tas {
+				t.Errorf("status %v", r.scsiStatus())
+			}
+			f.holds(0, make([]byte, 1024))
+			eventually(t, "the buffer is back", func() bool { return f.buffers.inUse() == 0 })
+		})
+	}
 }

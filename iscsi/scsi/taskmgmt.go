@@ -115,6 +115,21 @@ func (n *Nexus) local(lun uint64) *itl {
 	return n.itls[i]
 }
 
+// TaskAbortedStatus tells whether commands on the logical unit that another I_T nexus aborts end with
+// TASK ABORTED (SPC-4 §7.5.8 TAS), for those that still gather data.
+func (t *Target) TaskAbortedStatus(lun uint64) bool {
+	lu := t.unitAt(lun)
+	return lu != nil && lu.modes.Load().taskAbortedStatus
+}
+
+// CommandsCleared makes the unit attention COMMANDS CLEARED BY ANOTHER INITIATOR pending, on the
+// nexus's lane.
+func (t *Target) CommandsCleared(n *Nexus, lun uint64) {
+	if it := n.local(lun); it != nil {
+		it.attentions.raise(attnCommandsCleared)
+	}
+}
+
 // The task management functions are called on the nexus's lane; done is called there too, when
 // every affected task has left the backend and its Command.Done was called. They concern the tasks
 // that were handed to Execute: the transport deals with those that still gather data.
