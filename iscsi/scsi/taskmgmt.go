@@ -71,7 +71,12 @@ func (t *Target) onLane(here, lane int, fn func()) {
 // own tasks end in silence; those of others too if TAS is 0, and then they get a unit attention
 // COMMANDS CLEARED BY ANOTHER INITIATOR if notify is set (SAM-5 §5.6).
 func (lu *LogicalUnit) abortTasks(by *Nexus, here int, notify bool, match func(*itl) bool, finish func(lane int)) {
-	silent := !lu.modes.Load().taskAbortedStatus
+	lu.abortTasksAs(lu.modes.Load(), by, here, notify, match, finish)
+}
+
+// abortTasksAs is abortTasks with the mode parameters that count.
+func (lu *LogicalUnit) abortTasksAs(m *modeState, by *Nexus, here int, notify bool, match func(*itl) bool, finish func(lane int)) {
+	silent := !m.taskAbortedStatus
 	wait := newWait(finish)
 	for _, it := range lu.nexuses(match) {
 		wait.pending.Add(1)
@@ -211,10 +216,10 @@ func (t *Target) AbortNexus(n *Nexus, lane int, done func()) {
 // condition as at power on, RESERVE(6) released, medium removal allowed; the other I_T nexuses
 // learn of it by a unit attention.
 func (lu *LogicalUnit) reset(by *Nexus, lane int, finish func(lane int)) {
-	lu.modes.Store(defaultModes(&lu.opts))
+	before := lu.modes.Swap(defaultModes(&lu.opts))
 	lu.resetThresholds()
 	lu.startUnit()
 	lu.reservationReset()
 	lu.attention(attnReset, nil)
-	lu.abortTasks(by, lane, false, nil, finish)
+	lu.abortTasksAs(before, by, lane, false, nil, finish)
 }

@@ -181,6 +181,21 @@ func TestClearTaskSet(t *testing.T) {
 	}
 }
 
+// The reset sets TAS back, but the commands that it aborts end by what TAS was.
+func TestLUNResetHonoursTAS(t *testing.T) {
+	b := newTestbed(t, 64, nil)
+	other := b.login("other")
+	b.modeSelect(b.nexus, control(0, 0, 0x40))
+	b.pending(other)
+	theirs, _ := b.held(other, Simple, 2)
+	var r response
+	b.target.LUNReset(b.nexus, 0, 0, r.done)
+	b.store.release()
+	if r.count != 1 || theirs.Status != TaskAborted || theirs.Silent() || b.unit.modes.Load().taskAbortedStatus {
+		t.Errorf("%d answers, %v, silent %v", r.count, theirs.Status, theirs.Silent())
+	}
+}
+
 func TestLUNReset(t *testing.T) {
 	b := newTestbed(t, 64, nil)
 	other := b.login("other")
