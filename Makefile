@@ -17,7 +17,7 @@ PEER     := -tags giouring -ldflags=-checklinkname=0
 # TMPDIR is ours alone, so that what is left behind can be told from what others do here.
 SCRATCH   = scratch=$$(mktemp -d /tmp/lunar.XXXXXX) && trap 'rm -rf $$scratch' EXIT && export TMPDIR=$$scratch
 
-.PHONY: help build run test bench conformance guest-test generated format vet lint race peer e2e fuzz clean
+.PHONY: help build run test bench bench-growth conformance guest-test generated format vet lint race peer e2e fuzz clean
 
 help: ## list the targets
 	@sed -nE 's/^([a-z0-9-]+):.*## (.*)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 22
@@ -83,8 +83,13 @@ bench: build ## the engine and the target beside their peers: a table of ratios
 	@$(PACKAGES) client bench peers
 	$(GO) build -o $(BIN)/ ./appliance/bench/gotgt
 	$(GO) run $(PEER) ./datapath/uring/bench
+	$(GO) run ./datapath/uring/bench/network
 	@$(GO) build -o $(LAB)/ ./appliance/bench
 	@exec $(LAB)/bench -bin $(BIN)
+
+bench-growth: build ## the target with 1, 100 and 1,000 LUNs and sessions: IOPS, memory, CPU at rest
+	@$(PACKAGES) client bench
+	$(GO) run ./appliance/bench -bin $(BIN) -growth
 
 guest-test: build ## a Linux guest booted from a LUN, and its commands against LIO and Lunar
 	@$(PACKAGES) client peers

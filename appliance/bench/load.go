@@ -11,6 +11,7 @@ type Load struct {
 	Block         int // bytes per command
 	Depth         int // commands under way per connection
 	Connections   int
+	LUNs          int // LUNs that share the commands; 0 is 1
 }
 
 // loads are the issue's: 4 KiB random at depth 1 and 32, 128 KiB sequential at depth 16.
@@ -53,5 +54,5 @@ func (l Load) order() string {
 // arguments are those of the client; seconds 0 fills the LUN once.
 func (l Load) arguments(url string, seconds float64) []string {
 	return []string{url, l.verb(), l.order(), strconv.Itoa(l.Block), strconv.Itoa(l.Depth),
-		strconv.Itoa(l.Connections), strconv.FormatFloat(seconds, 'f', -1, 64)}
+		strconv.Itoa(l.Connections), strconv.FormatFloat(seconds, 'f', -1, 64), strconv.Itoa(max(l.LUNs, 1))}
 }

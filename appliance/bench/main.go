@@ -21,6 +21,7 @@ type options struct {
 	connections      []int
 	rounds           int
 	seconds          float64
+	growth           bool
 }
 
 func main() {
@@ -49,6 +50,7 @@ func parse(args []string) (options, error) {
 	flags.StringVar(&connections, "connections", "1,8", "comma-separated `numbers`")
 	flags.IntVar(&o.rounds, "rounds", 3, "`number` of rounds")
 	flags.Float64Var(&o.seconds, "seconds", 2, "`length` of each run")
+	flags.BoolVar(&o.growth, "growth", false, "measure lunard alone, with up to 1,000 LUNs and sessions")
 	_ = flags.Parse(args) // exits by itself
 	o.targets = strings.Split(targets, ",")
 	for text := range strings.SplitSeq(connections, ",") {
@@ -78,6 +80,9 @@ func bench(ctx context.Context, o options) (err error) {
 	client := l.Path("client")
 	if err := buildClient(ctx, o.source, client); err != nil {
 		return err
+	}
+	if o.growth {
+		return grow(ctx, l, client, o.seconds)
 	}
 	f := field{lab: l}
 	if err := f.start(ctx, o.targets); err != nil {

@@ -1,12 +1,15 @@
 /*
  * client: loads one iSCSI LUN asynchronously through libiscsi and prints what it saw as JSON.
  *
- *   client URL read|write random|sequential BLOCK_BYTES QUEUE_DEPTH CONNECTIONS SECONDS
+ *   client URL[,URL...] read|write|hold random|sequential BLOCK_BYTES QUEUE_DEPTH CONNECTIONS SECONDS [LUNS]
  *
  * Each connection keeps QUEUE_DEPTH commands under way until the time is over (SECONDS 0: until
  * each connection has gone once over its share of the LUN, which fills it), from one thread. Sequential
  * connections each walk a share of their own. Latency runs from the command's submission to its
- * callback and is kept in a histogram of 1.6 % resolution. Any error ends the run with status 1.
+ * callback and is kept in a histogram of 1.6 % resolution. With LUNS there are so many LUNs of equal size
+ * from that of each URL on: one connection takes one by chance for each command, several have one each, in
+ * turn, as they have the URLs. "hold" prints "ready" when all connections are
+ * logged in, and answers pings for SECONDS. Any error ends the run with status 1.
  */
 #include <errno.h>
 #include <inttypes.h>
@@ -32,7 +35,8 @@ enum {
 };
 
 struct load {
-	bool write, random;
+	bool write, random, hold;
+	int luns;
 	uint32_t block;
 	int depth, connections;
 	double seconds;
@@ -96,14 +100,22 @@ static double percentile_us(double share)
 	return 0;
 }
 
-static uint64_t next_block(struct connection *c)
+static uint64_t chance(struct connection *c)
 {
-	if (!load.random)
-		return c->first + c->next++ % c->blocks;
 	c->state ^= c->state << 13; /* xorshift64 */
 	c->state ^= c->state >> 7;
 	c->state ^= c->state << 17;
-	return c->first + c->state % c->blocks;
+	return c->state;
+}
+
+static uint64_t next_block(struct connection *c)
+{
+	return c->first + (load.random ? chance(c) : c->next++) % c->blocks;
+}
+
+static int next_lun(struct connection *c)
+{
+	return load.connections == 1 ? c->lun + (int)(chance(c) % (unsigned)load.luns) : c->lun;
 }
 
 static bool over(const struct connection *c, uint64_t now)
@@ -134,14 +146,15 @@ static void submit(struct slot *s, uint64_t now)
 {
 	struct connection *c = s->conn;
 	uint64_t lba = next_block(c) * (load.block / SECTOR);
+	int lun = next_lun(c);
 	struct scsi_task *task;
 	s->submitted = now;
 	if (load.write) {
 		memcpy(s->data, &lba, sizeof(lba)); /* no two blocks alike */
-		task = iscsi_write16_task(c->iscsi, c->lun, lba, s->data, load.block, SECTOR,
+		task = iscsi_write16_task(c->iscsi, lun, lba, s->data, load.block, SECTOR,
 					  0, 0, 0, 0, 0, done, s);
 	} else {
-		task = iscsi_read16_task(c->iscsi, c->lun, lba, load.block, SECTOR,
+		task = iscsi_read16_task(c->iscsi, lun, lba, load.block, SECTOR,
 					 0, 0, 0, 0, 0, done, s);
 		if (task != NULL)
 			scsi_task_add_data_in_buffer(task, (int)load.block, s->data);
@@ -164,9 +177,21 @@ static uint64_t lun_bytes(struct connection *c)
 	return bytes;
 }
 
-static void connect_to(struct connection *c, const char *url, int number)
+/* nth_url copies the URL that a connection takes. */
+static void nth_url(char *to, size_t size, const char *urls, int number)
 {
-	char name[64];
+	int count = 1;
+	for (const char *p = urls; *p != 0; p++)
+		count += *p == ',';
+	for (int i = number % count; i > 0; i--)
+		urls = strchr(urls, ',') + 1;
+	snprintf(to, size, "%.*s", (int)strcspn(urls, ","), urls);
+}
+
+static void connect_to(struct connection *c, const char *urls, int number)
+{
+	char name[64], url[512];
+	nth_url(url, sizeof(url), urls, number);
 	snprintf(name, sizeof(name), "iqn.2026-01.lunar.test:client-%d", number);
 	c->iscsi = iscsi_create_context(name);
 	if (c->iscsi == NULL)
@@ -178,9 +203,11 @@ static void connect_to(struct connection *c, const char *url, int number)
 	iscsi_set_session_type(c->iscsi, ISCSI_SESSION_NORMAL);
 	iscsi_set_header_digest(c->iscsi, ISCSI_HEADER_DIGEST_NONE);
 	iscsi_set_noautoreconnect(c->iscsi, 1);
-	if (iscsi_full_connect_sync(c->iscsi, parsed->portal, parsed->lun) != 0)
+	c->lun = parsed->lun + number % load.luns;
+	if (iscsi_full_connect_sync(c->iscsi, parsed->portal, c->lun) != 0)
 		die("connect", iscsi_get_error(c->iscsi));
-	c->lun = parsed->lun;
+	for (int i = 1; load.connections == 1 && i < load.luns; i++) /* takes the unit attention */
+		scsi_free_scsi_task(iscsi_testunitready_sync(c->iscsi, c->lun + i));
 	c->state = 0x9E3779B97F4A7C15u * (uint64_t)(number + 1);
 	iscsi_destroy_url(parsed);
 }
@@ -239,6 +266,23 @@ static void run(struct connection *conns)
 	}
 }
 
+/* hold keeps the sessions until the time is over. */
+static void hold(struct connection *conns)
+{
+	static struct pollfd fds[MAX_CONNECTIONS];
+	stop_at = now_ns() + (uint64_t)(load.seconds * 1e9);
+	puts("ready");
+	fflush(stdout);
+	while (now_ns() < stop_at) {
+		watch(conns, fds);
+		if (poll(fds, (nfds_t)load.connections, 200) < 0 && errno != EINTR)
+			die("poll", strerror(errno));
+		for (int i = 0; i < load.connections; i++)
+			if (fds[i].revents != 0 && iscsi_service(conns[i].iscsi, fds[i].revents) != 0)
+				die("connection", iscsi_get_error(conns[i].iscsi));
+	}
+}
+
 static double cpu_seconds(void)
 {
 	struct rusage u;
@@ -254,8 +298,10 @@ static void report(double elapsed)
 	       percentile_us(0.50), percentile_us(0.99), cpu_seconds());
 }
 
-static void parse(char **argv)
+static void parse(int argc, char **argv)
 {
+	load.luns = argc > 8 ? atoi(argv[8]) : 1;
+	load.hold = strcmp(argv[2], "hold") == 0;
 	load.write = strcmp(argv[2], "write") == 0;
 	load.random = strcmp(argv[3], "random") == 0;
 	load.block = (uint32_t)strtoul(argv[4], NULL, 10);
@@ -263,21 +309,25 @@ static void parse(char **argv)
 	load.connections = atoi(argv[6]);
 	load.seconds = atof(argv[7]);
 	if (load.block == 0 || load.block % SECTOR != 0 || load.depth < 1 ||
-	    load.connections < 1 || load.connections > MAX_CONNECTIONS || load.seconds < 0)
+	    load.connections < 1 || load.connections > MAX_CONNECTIONS || load.seconds < 0 || load.luns < 1)
 		die("arguments", "out of range");
 }
 
 int main(int argc, char **argv)
 {
 	static struct connection conns[MAX_CONNECTIONS];
-	if (argc != 8) {
-		fprintf(stderr, "usage: client URL read|write random|sequential BLOCK_BYTES "
-				"QUEUE_DEPTH CONNECTIONS SECONDS\n");
+	if (argc != 8 && argc != 9) {
+		fprintf(stderr, "usage: client URL[,URL...] read|write|hold random|sequential BLOCK_BYTES "
+				"QUEUE_DEPTH CONNECTIONS SECONDS [LUNS]\n");
 		return 2;
 	}
-	parse(argv);
+	parse(argc, argv);
 	for (int i = 0; i < load.connections; i++)
 		connect_to(&conns[i], argv[1], i);
+	if (load.hold) {
+		hold(conns);
+		return 0;
+	}
 	share_out(conns);
 	start(conns);
 	uint64_t from = now_ns();
