@@ -51,33 +51,36 @@ func child() {
 }
 
 func writeForever(path string, seed uint64) error {
-	dev, err := device.Open(path)
+	n, im, err := openForCrash(path, seed+1, "a", 2*crashSlots*crashSlot)
 	if err != nil {
 		return err
 	}
-	engine, err := uring.Open(uring.Options{PoolBytes: 8 * mib, Log: quiet()})
-	if err != nil {
-		return err
-	}
-	coord, err := coordinator.Open(ctx, dev, coordinator.Options{Epoch: seed + 1, Log: quiet()})
-	if err != nil {
-		return err
-	}
-	vol, err := volume.Open(ctx, volume.Options{Name: "v", Device: dev, Coordinator: coord, Engine: engine, Log: quiet()})
-	if err != nil {
-		return err
-	}
-	_ = vol.Create(ctx, "a", protocol.CreateOptions{Size: 2 * crashSlots * crashSlot})
-	im, err := vol.OpenImage(ctx, "a")
-	if err != nil {
-		return err
-	}
-	w := writer{im: im, engine: engine, rng: rand.New(rand.NewPCG(seed, 1)), n: seed * 1e6, open: map[int]uint64{}}
+	w := writer{im: im, engine: n.engine, rng: rand.New(rand.NewPCG(seed, 1)), n: seed * 1e6, open: map[int]uint64{}}
 	for {
 		if err := w.step(); err != nil {
 			return err
 		}
 	}
+}
+
+// openForCrash opens an image, made if need be, on a node that is never stopped in order.
+func openForCrash(path string, epoch uint64, name string, size int64) (n *node, im *volume.Image, err error) {
+	n = &node{}
+	if n.dev, err = device.Open(path); err != nil {
+		return nil, nil, err
+	}
+	if n.engine, err = uring.Open(uring.Options{Rings: 2, PoolBytes: 8 * mib, Log: quiet()}); err != nil {
+		return nil, nil, err
+	}
+	if n.coord, err = coordinator.Open(ctx, n.dev, coordinator.Options{Epoch: epoch, Log: quiet()}); err != nil {
+		return nil, nil, err
+	}
+	if n.vol, err = volume.Open(ctx, volume.Options{Name: "v", Device: n.dev, Coordinator: n.coord, Engine: n.engine, Log: quiet()}); err != nil {
+		return nil, nil, err
+	}
+	_ = n.vol.Create(ctx, name, protocol.CreateOptions{Size: size})
+	im, err = n.vol.OpenImage(ctx, name)
+	return n, im, err
 }
 
 type writer struct {

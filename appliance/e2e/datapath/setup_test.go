@@ -30,8 +30,12 @@ var ctx = context.Background()
 var fileSystems = []coordinator.FSType{coordinator.XFS, coordinator.Ext4}
 
 func TestMain(m *testing.M) {
-	if os.Getenv(childEnv) != "" {
+	switch {
+	case os.Getenv(childEnv) != "":
 		child()
+		return
+	case os.Getenv(tortureEnv) != "":
+		tortureChild()
 		return
 	}
 	goleak.VerifyTestMain(m)
