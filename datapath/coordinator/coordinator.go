@@ -81,6 +81,9 @@ func Open(ctx context.Context, dev *device.Device, o Options) (*Coordinator, err
 	if err := checkSuperblock(dev, fs); err != nil {
 		return nil, err
 	}
+	if err := checkFits(dev, fs); err != nil {
+		return nil, err
+	}
 	m, err := attach(dev, fs)
 	if err != nil {
 		return nil, err

@@ -11,18 +11,19 @@ import (
 
 // Sentinels of this package; each wraps the errno that it stands for.
 var (
-	ErrNoSpace     = fmt.Errorf("the volume is full: %w", unix.ENOSPC)
-	ErrExists      = fmt.Errorf("exists already: %w", unix.EEXIST)
-	ErrNotFound    = fmt.Errorf("does not exist: %w", unix.ENOENT)
-	ErrInUse       = fmt.Errorf("is in use: %w", unix.EBUSY)
-	ErrPath        = fmt.Errorf("bad image path: %w", unix.EINVAL)
-	ErrSize        = fmt.Errorf("bad size: %w", unix.EINVAL)
-	ErrHoldsData   = fmt.Errorf("holds data that would be lost: %w", unix.ENOTEMPTY)
+	ErrNoSpace     = error(&sentinel{"the volume is full", unix.ENOSPC})
+	ErrExists      = error(&sentinel{"exists already", unix.EEXIST})
+	ErrNotFound    = error(&sentinel{"does not exist", unix.ENOENT})
+	ErrInUse       = error(&sentinel{"is in use", unix.EBUSY})
+	ErrPath        = error(&sentinel{"bad image path", unix.EINVAL})
+	ErrSize        = error(&sentinel{"bad size", unix.EINVAL})
+	ErrHoldsData   = error(&sentinel{"holds data that would be lost", unix.ENOTEMPTY})
 	ErrStaleEpoch  = fmt.Errorf("not of this coordinator's term: %w: %w", protocol.ErrStale, unix.ESTALE)
-	ErrRecall      = fmt.Errorf("a layout could not be recalled: %w", unix.EBUSY)
-	ErrClosed      = fmt.Errorf("the volume is closed: %w", unix.ESHUTDOWN)
-	ErrUnsupported = fmt.Errorf("not supported: %w", unix.EOPNOTSUPP)
-	ErrNoVolume    = fmt.Errorf("no file system that can be a volume: %w", unix.EINVAL)
+	ErrRecall      = error(&sentinel{"a layout could not be recalled", unix.EBUSY})
+	ErrClosed      = error(&sentinel{"the volume is closed", unix.ESHUTDOWN})
+	ErrUnsupported = error(&sentinel{"not supported", unix.EOPNOTSUPP})
+	ErrShrunk      = error(&sentinel{"the device is smaller than its file system", unix.EFBIG})
+	ErrNoVolume    = error(&sentinel{"no file system that can be a volume", unix.EINVAL})
 )
 
 // sentinels gives errnos that tell the user what to do their words.

@@ -44,6 +44,18 @@ var makers = map[FSType][]string{
 	Ext4: {"mkfs.ext4", "-q", "-F", "-b", "4096", "-m", "0", "-J", "size=64"},
 }
 
+// minVolume is what mkfs.xfs wants at least.
+const minVolume = 300 << 20
+
+// checkSize refuses what mkfs would refuse with words of its own.
+func checkSize(dev *device.Device) error {
+	size, err := dev.Size()
+	if err == nil && size < minVolume {
+		return fmt.Errorf("format %s: %w: the device has %d MiB, a volume needs %d", dev.Path, ErrSize, size>>20, minVolume>>20)
+	}
+	return err
+}
+
 // Format makes a file system on dev. It refuses a device that is in use (device.ErrInUse), and one
 // that holds something (device.ErrHolds) unless Force is set; the error says what is there.
 func Format(ctx context.Context, dev *device.Device, o FormatOptions) error {
@@ -59,7 +71,10 @@ func Format(ctx context.Context, dev *device.Device, o FormatOptions) error {
 		return fmt.Errorf("format: %w", err)
 	}
 	if len(found) > 0 && !o.Force {
-		return fmt.Errorf("format %s: %w: %s: add it as it is, or force the format to lose that", dev.Path, device.ErrHolds, inWords(found))
+		return fmt.Errorf("format %s: %w: %s", dev.Path, device.ErrHolds, inWords(found))
+	}
+	if err := checkSize(dev); err != nil {
+		return err
 	}
 	args := makers[o.FS]
 	if o.Label != "" {
@@ -67,7 +82,7 @@ func Format(ctx context.Context, dev *device.Device, o FormatOptions) error {
 	}
 	out, err := exec.CommandContext(ctx, args[0], append(args[1:], "--", dev.Path)...).CombinedOutput()
 	if err != nil {
-		return fmt.Errorf("format %s: %s: %w: %s", dev.Path, args[0], err, lastLines(out))
+		return fmt.Errorf("format %s: %s: %w: %s", dev.Path, args[0], err, firstLine(out))
 	}
 	return nil
 }
@@ -80,11 +95,11 @@ func inWords(found []device.Content) string {
 	return strings.Join(words, ", ")
 }
 
-// lastLines keeps an error message short.
-func lastLines(out []byte) string {
-	const most = 400
-	s := strings.TrimSpace(string(out))
-	return s[max(0, len(s)-most):]
+// firstLine is what mkfs has to say; its usage may follow.
+func firstLine(out []byte) string {
+	const most = 200
+	line, _, _ := strings.Cut(strings.TrimSpace(string(out)), "\n")
+	return line[:min(len(line), most)]
 }
 
 // volumeType tells which file system is on the device.

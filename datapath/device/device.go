@@ -15,11 +15,11 @@ import (
 // Sentinels of this package; each wraps the errno that it stands for.
 var (
 	// ErrNotBlock: the path is no block device.
-	ErrNotBlock = fmt.Errorf("not a block device: %w", unix.ENOTBLK)
+	ErrNotBlock = error(&sentinel{"not a block device", unix.ENOTBLK})
 	// ErrInUse: something else on this node has the device.
-	ErrInUse = fmt.Errorf("device is in use: %w", unix.EBUSY)
+	ErrInUse = error(&sentinel{"device is in use", unix.EBUSY})
 	// ErrHolds: the device holds something that would be lost.
-	ErrHolds = fmt.Errorf("device holds something: %w", unix.EEXIST)
+	ErrHolds = error(&sentinel{"device holds something", unix.EEXIST})
 )
 
 // Device is an open back-end LUN. Its exported fields do not change.

@@ -1,0 +1,13 @@
+package device
+
+// sentinel is an error with words of its own that counts as an errno.
+type sentinel struct {
+	words string
+	errno error
+}
+
+// Error implements error.
+func (s *sentinel) Error() string { return s.words }
+
+// Unwrap is the errno.
+func (s *sentinel) Unwrap() error { return s.errno }
