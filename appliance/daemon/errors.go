@@ -21,8 +21,9 @@ var codes = []struct {
 }{
 	{context.Canceled, api.Failed, ""},
 	{device.ErrNotBlock, api.Invalid, "for a file make a loop device: losetup --find --show FILE"},
-	{device.ErrHolds, api.Refused, "`--force` formats it all the same: what it holds is lost"},
+	{device.ErrHolds, api.Refused, "an XFS or ext4 file system is used as it is, without --format; `--format xfs --force` makes a new one: what the device holds is lost"},
 	{device.ErrInUse, api.Busy, "unmount it, or take it out of its RAID, LVM or device-mapper use first"},
+	{coordinator.ErrShrunk, api.Refused, "grow the LUN back to its size; nothing was changed on it"},
 	{coordinator.ErrNoVolume, api.Refused, "add `--format xfs` to make a file system"},
 	{coordinator.ErrNoSpace, api.Full, ""},
 	{coordinator.ErrExists, api.Exists, ""},

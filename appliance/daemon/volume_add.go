@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 
 	"lunar/appliance/api"
 	"lunar/appliance/cluster"
@@ -35,6 +36,9 @@ func (n *Node) AddVolume(ctx context.Context, r api.AddVolume) (api.Volume, erro
 
 func (n *Node) addVolume(ctx context.Context, r api.AddVolume) (*volumeState, error) {
 	dev, err := device.Open(r.Device)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, api.Errorf(api.NotFound, "there is no device %s", r.Device).WithHint("`lsblk` lists the block devices")
+	}
 	if err != nil {
 		return nil, err
 	}

@@ -28,15 +28,16 @@ func (n *Node) keepWatch(ctx context.Context) {
 }
 
 func (n *Node) look(ctx context.Context) {
-	n.refreshSpace(ctx)
+	n.lookAtVolumes(ctx)
 	for _, u := range n.exportedUnits() {
 		u.lu.CheckSpace()
 	}
 	n.followStates()
 }
 
-// refreshSpace reads what each volume has left, which images answer from memory.
-func (n *Node) refreshSpace(ctx context.Context) {
+// lookAtVolumes reads what each volume has left, which images answer from memory, and whether its device
+// still has its size.
+func (n *Node) lookAtVolumes(ctx context.Context) {
 	for _, v := range n.sortedVolumes() {
 		p, release := v.tryBorrow()
 		if p == nil {
@@ -45,6 +46,10 @@ func (n *Node) refreshSpace(ctx context.Context) {
 		limited, cancel := context.WithTimeout(ctx, lookInterval)
 		_, _ = p.vol.Space(limited) // a failure shows in the volume's state
 		cancel()
+		if p.checkSize() {
+			_, reason := p.state()
+			n.log.Error("the size of a volume's device has changed", "volume", n.record(v).Name, "device", p.dev.Path, "reason", reason)
+		}
 		release()
 	}
 }

@@ -5,9 +5,13 @@ import (
 	"encoding/binary"
 	"encoding/hex"
 	"fmt"
+	"os"
 	"slices"
+	"strings"
 	"testing"
 	"time"
+
+	"golang.org/x/sys/unix"
 
 	"lunar/appliance/api"
 	"lunar/datapath/layout"
@@ -193,4 +197,33 @@ func BenchmarkLook(b *testing.B) {
 	for b.Loop() {
 		n.look(b.Context())
 	}
+}
+
+// A LUN that shrinks under its volume is told, before anybody wonders about the errors of initiators.
+func TestShrunkDeviceIsTold(t *testing.T) {
+	b := newBench(t)
+	device := b.disk()
+	b.start()
+	b.served(device)
+	reason := func() string {
+		v, err := b.client.Volume(t.Context(), "Volume1")
+		must(t, err)
+		return v.Reason
+	}
+	limit(t, device, 400<<20)
+	eventually(t, 5*time.Second, "the alarm", func() bool { return strings.Contains(reason(), "shrank from 512MiB to 400MiB") })
+	limit(t, device, 0)
+	eventually(t, 5*time.Second, "the end of the alarm", func() bool { return reason() == "" })
+}
+
+// limit makes a loop device smaller than its file; 0 ends that.
+func limit(t *testing.T, path string, size uint64) {
+	t.Helper()
+	f, err := os.Open(path)
+	must(t, err)
+	defer f.Close()
+	info, err := unix.IoctlLoopGetStatus64(int(f.Fd()))
+	must(t, err)
+	info.Sizelimit = size
+	must(t, unix.IoctlLoopSetStatus64(int(f.Fd()), info))
 }

@@ -155,6 +155,9 @@ func (c *cli) targetCHAP() *cobra.Command {
 			if err := c.client.SetCHAP(ctx, args[0], r); err != nil {
 				return err
 			}
+			if r.Remove {
+				return c.done("%s: CHAP is removed", args[0])
+			}
 			return c.done("%s: CHAP is set; it counts from the next login", args[0])
 		})
 	cmd.Flags().StringVar(&r.User, "user", "", "user name")
