@@ -46,6 +46,7 @@ type Metrics struct {
 type ISCSI struct {
 	Portals        []string `toml:"portals"`         // host:port, each a listener
 	MaxConnections int      `toml:"max_connections"` // over all portals
+	MaxPending     int      `toml:"max_pending"`     // of one address, not logged in
 }
 
 // Engine sizes the io_uring engine; 0 means the engine's own default.
@@ -89,7 +90,7 @@ func Default() Config {
 		Node:     Node{Name: hostName()},
 		Log:      Log{Level: "info", Format: "text"},
 		Metrics:  Metrics{Listen: "127.0.0.1:9469"},
-		ISCSI:    ISCSI{Portals: []string{"[::]:3260"}, MaxConnections: 2048},
+		ISCSI:    ISCSI{Portals: []string{"[::]:3260"}, MaxConnections: 2048, MaxPending: 256},
 		Engine:   Engine{BufferPoolMiB: 256, Deadline: Duration(30 * time.Second)},
 	}
 }

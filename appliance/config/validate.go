@@ -18,7 +18,7 @@ const (
 	maxQueue         = 1 << 16  // operations; bounds memory and the time to drain
 	minBufferPoolMiB = 16       // one 1 MiB buffer for a handful of connections
 	maxBufferPoolMiB = 64 << 10 // locked memory
-	maxConnections   = 1 << 16
+	maxConnections   = 1<<16 - 2
 	minDeadline      = time.Second
 	maxDeadline      = 5 * time.Minute
 	maxSocketPath    = 107 // sun_path of unix(7), less its final zero
@@ -40,6 +40,7 @@ var checks = []check{
 	{"metrics.listen", metrics},
 	{"iscsi.portals", portals},
 	{"iscsi.max_connections", func(c *Config) (string, string) { return within(c.ISCSI.MaxConnections, 1, maxConnections) }},
+	{"iscsi.max_pending", func(c *Config) (string, string) { return within(c.ISCSI.MaxPending, 1, maxConnections) }},
 	{"engine.rings", func(c *Config) (string, string) { return within(c.Engine.Rings, 0, maxRings) }},
 	{"engine.in_flight", func(c *Config) (string, string) { return within(c.Engine.InFlight, 0, maxQueue) }},
 	{"engine.queue", func(c *Config) (string, string) { return within(c.Engine.Queue, 0, maxQueue) }},

@@ -98,7 +98,8 @@ func (d *Daemon) openEngine(context.Context) (err error) {
 
 func (d *Daemon) openFront(context.Context) (err error) {
 	d.front, err = iscsi.New(iscsi.Options{
-		Lanes: lanes(d.engine), Buffers: d.engine.Pool(), MaxConnections: d.config.ISCSI.MaxConnections, Log: d.log,
+		Lanes: lanes(d.engine), Buffers: d.engine.Pool(), MaxConnections: d.config.ISCSI.MaxConnections,
+		MaxPending: d.config.ISCSI.MaxPending, Log: d.log,
 	})
 	d.reservations = newReservationStore(d.db) //nolint:contextcheck // it serves lanes, which have no context
 	d.node.front, d.node.reservations = d.front, d.reservations

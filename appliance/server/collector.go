@@ -55,7 +55,7 @@ var scalars = []scalar{
 	gauge("iscsi_sessions", "iSCSI sessions that are logged in.", func(s *Stats) float64 { return float64(s.Sessions) }),
 	gauge("iscsi_connections", "iSCSI connections, those that log in included.", func(s *Stats) float64 { return float64(s.Connections) }),
 	counter("iscsi_connections_total", "iSCSI connections that were accepted.", func(s *Stats) uint64 { return s.ConnectionsTotal }),
-	counter("iscsi_connections_refused_total", "Connections beyond iscsi.max_connections.", func(s *Stats) uint64 { return s.RefusedTotal }),
+	counter("iscsi_connections_refused_total", "Connections beyond iscsi.max_connections or iscsi.max_pending.", func(s *Stats) uint64 { return s.RefusedTotal }),
 	counter("iscsi_logins_total", "Logins that succeeded.", func(s *Stats) uint64 { return s.LoginsTotal }),
 	counter("iscsi_login_failures_total", "Logins that were refused, for CHAP or an allow-list too.", func(s *Stats) uint64 { return s.LoginFailuresTotal }),
 	counter("iscsi_rejects_total", "PDUs that were answered with Reject.", func(s *Stats) uint64 { return s.RejectsTotal }),

@@ -13,7 +13,7 @@ var diagnosticCommands = []row{
 		opcode: 0x1C, action: noServiceAction, name: "RECEIVE DIAGNOSTIC RESULTS",
 		usage: []byte{0x1C, 0x01, 0xFF, 0xFF, 0xFF, 0x00},
 		dir:   DataIn, length: func(cdb *[16]byte) int { return be16(cdb[3:]) },
-		class: classWrite, run: receiveDiagnostic,
+		class: classRead, run: receiveDiagnostic,
 	},
 }
 

@@ -8,13 +8,13 @@ var modeCommands = []row{
 		opcode: 0x1A, action: noServiceAction, name: "MODE SENSE(6)",
 		usage: []byte{0x1A, 0x08, 0xFF, 0xFF, 0xFF, 0x00},
 		dir:   DataIn, length: func(cdb *[16]byte) int { return int(cdb[4]) },
-		class: classWrite, flags: passUnready, run: modeSense,
+		class: classRead, flags: passUnready, run: modeSense,
 	},
 	{
 		opcode: 0x5A, action: noServiceAction, name: "MODE SENSE(10)",
 		usage: []byte{0x5A, 0x18, 0xFF, 0xFF, 0, 0, 0, 0xFF, 0xFF, 0x00},
 		dir:   DataIn, length: func(cdb *[16]byte) int { return be16(cdb[7:]) },
-		class: classWrite, flags: passUnready, run: modeSense,
+		class: classRead, flags: passUnready, run: modeSense,
 	},
 	{
 		opcode: 0x15, action: noServiceAction, name: "MODE SELECT(6)",

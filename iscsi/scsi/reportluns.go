@@ -15,13 +15,13 @@ var reportCommands = []row{
 		opcode: 0xA3, action: 0x0C, name: "REPORT SUPPORTED OPERATION CODES",
 		usage: []byte{0xA3, 0x0C, 0x87, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF, 0, 0x00},
 		dir:   DataIn, length: func(cdb *[16]byte) int { return int(be32(cdb[6:])) },
-		class: classAlways, flags: passUnready, run: reportOpcodes,
+		class: classRead, flags: passUnready, run: reportOpcodes,
 	},
 	{
 		opcode: 0xA3, action: 0x0D, name: "REPORT SUPPORTED TASK MANAGEMENT FUNCTIONS",
 		usage: []byte{0xA3, 0x0D, 0x80, 0, 0, 0, 0xFF, 0xFF, 0xFF, 0xFF, 0, 0x00},
 		dir:   DataIn, length: func(cdb *[16]byte) int { return int(be32(cdb[6:])) },
-		class: classAlways, flags: passUnready, run: reportTaskManagement,
+		class: classRead, flags: passUnready, run: reportTaskManagement,
 	},
 	{
 		opcode: 0xA3, action: 0x05, name: "REPORT IDENTIFYING INFORMATION",

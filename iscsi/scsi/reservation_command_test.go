@@ -143,6 +143,45 @@ func TestReservationAccess(t *testing.T) {
 	}
 }
 
+// What an I_T nexus without a registration may do, from table 45 of SPC-4 (rev. 17) and its like in SBC-3:
+// "-" nothing, "w" only beside Write Exclusive kinds, "a" always.
+func TestCommandsAllowedBesideReservations(t *testing.T) {
+	rows := []struct {
+		name string
+		cdb  [16]byte
+		want byte
+	}{
+		{"TEST UNIT READY", cdb(0x00), 'a'},
+		{"INQUIRY", cdb(0x12, 0, 0, 0, 36), 'a'},
+		{"REPORT LUNS", cdb(0xA0, 0, 0, 0, 0, 0, 0, 0, 0, 64), 'a'},
+		{"LOG SENSE", cdb(0x4D, 0, 0x40, 0, 0, 0, 0, 0, 64), 'a'},
+		{"READ CAPACITY(10)", cdb(0x25), 'a'},
+		{"REPORT TARGET PORT GROUPS", cdb(0xA3, 0x0A, 0, 0, 0, 0, 0, 0, 0, 64), 'a'},
+		{"MODE SENSE(6)", cdb(0x1A, 0, 0x3F, 0, 255), 'w'},
+		{"MODE SENSE(10)", cdb(0x5A, 0, 0x3F, 0, 0, 0, 0, 0, 255), 'w'},
+		{"REPORT SUPPORTED OPERATION CODES", cdb(0xA3, 0x0C, 0, 0, 0, 0, 0, 0, 1, 0), 'w'},
+		{"REPORT SUPPORTED TASK MANAGEMENT FUNCTIONS", cdb(0xA3, 0x0D, 0, 0, 0, 0, 0, 0, 0, 16), 'w'},
+		{"READ(10)", read10(0, 1), 'w'},
+		{"VERIFY(10)", cdb10(0x2F, 0, 0, 1), 'w'},
+		{"GET LBA STATUS", cdb16(0x9E, 0x12, 0, 24), 'w'},
+		{"MODE SELECT(6)", cdb(0x15, 0x10), '-'},
+		{"SYNCHRONIZE CACHE(10)", cdb10(0x35, 0, 0, 0), '-'},
+		{"UNMAP", cdb10(0x42, 0, 0, 0), '-'},
+	}
+	for _, kind := range []reservationType{writeExclusive, exclusiveAccess, writeExclusiveOnly, exclusiveAccessAll} {
+		b := newTestbed(t, 64, nil)
+		other := b.login(hostTwo)
+		b.registerKey(b.nexus, keyA)
+		b.wantStatus(b.reserveOut(b.nexus, actionReserve, kind, outList(keyA, 0, 0)), Good)
+		for _, r := range rows {
+			allowed := r.want == 'a' || r.want == 'w' && !kind.exclusive()
+			if c := b.run(other, r.cdb, nil, 512); (c.Status == Good) != allowed || !allowed && c.Status != ReservationConflict {
+				t.Errorf("type %d, %s: %v", kind, r.name, c.Status)
+			}
+		}
+	}
+}
+
 func (b *testbed) access(n *Nexus) string {
 	out := []byte("--")
 	if b.read(n) == Good {
