@@ -61,7 +61,7 @@ func (k *keeper) run() {
 // judge probes the path and sets the volume's state by what it finds; cause is what raised suspicion.
 func (k *keeper) judge(wasDown bool, cause error) (down bool) {
 	err := k.probe()
-	down = err != nil
+	down = err != nil || k.v.mute.Load()
 	if down != wasDown {
 		k.v.opts.Log.Warn("disk path", "volume", k.v.opts.Name, "up", !down, "probe", err, "cause", cause)
 		k.v.setReason(NoDiskConnectivity, down)

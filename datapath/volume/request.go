@@ -236,6 +236,9 @@ func (req *request) redirect(off, end int64) {
 			im.v.counters[len(im.v.desks)].add(k, end-off)
 		}
 		im.v.heard(err)
+		if write {
+			im.v.heardWrite(err)
+		}
 		return err
 	}, req.release)
 }
@@ -285,6 +288,14 @@ func (v *Volume) post(ctx context.Context, lane int, fn func()) error {
 func (v *Volume) heard(err error) {
 	if deaf := err != nil && ofPath(err); deaf != v.deaf.Load() {
 		v.deaf.Store(deaf)
+	}
+}
+
+// heardWrite notes that the device takes no writes by any path, or does again: a probe only reads.
+func (v *Volume) heardWrite(err error) {
+	mute := err != nil && ofPath(err) && !errors.Is(err, unix.ETIMEDOUT) && !errors.Is(err, unix.ESTALE)
+	if v.mute.Swap(mute) != mute && mute {
+		v.keep.suspect(err)
 	}
 }
 

@@ -101,7 +101,7 @@ func (v *Volume) Status() Status {
 		RedirectedRead: v.count(redirectedRead), RedirectedWrite: v.count(redirectedWrite),
 		Metadata: v.count(metadata)}
 	switch {
-	case reasons&NoDiskConnectivity != 0 && v.deaf.Load():
+	case reasons&NoDiskConnectivity != 0 && (v.deaf.Load() || v.mute.Load()):
 		s.State = Unavailable
 	case reasons != 0:
 		s.State = Redirected
