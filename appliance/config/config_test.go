@@ -30,7 +30,7 @@ func TestParseAllKeys(t *testing.T) {
 	}
 	want := Config{
 		StateDir: "/s", Socket: "/r/l.sock", Node: Node{"n1"}, Log: Log{"debug", "json"},
-		ISCSI:   ISCSI{[]string{"192.0.2.1:3260", "[fe80::1%eth0]:3260"}, 10, 256},
+		ISCSI:   ISCSI{[]string{"192.0.2.1:3260", "[fe80::1%eth0]:3260"}, 10, 5},
 		Engine:  Engine{2, 64, 128, 64, Duration(5 * time.Second)},
 		Cluster: Cluster{[]string{"https://192.0.2.2:2379"}, "/ca", "/cert", "/key"},
 	}
@@ -50,6 +50,7 @@ listen = ""
 [iscsi]
 portals = ["192.0.2.1:3260", "[fe80::1%eth0]:3260"]
 max_connections = 10
+max_pending = 5
 [engine]
 rings = 2
 in_flight = 64

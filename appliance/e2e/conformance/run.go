@@ -102,7 +102,7 @@ func (s *suite) any(ctx context.Context, name string) Outcome {
 func (s *suite) one(ctx context.Context, name string, disk *lab.Export) Outcome {
 	limited, cancel := context.WithTimeout(ctx, testLimit)
 	defer cancel()
-	argv := append([]string{"iscsi-test-cu", "--dataloss", "-t", name}, disk.URLs...)
+	argv := append([]string{"iscsi-test-cu", "--dataloss", "--allow-sanitize", "-t", name}, disk.URLs...)
 	output, err := lab.Run(limited, argv...)
 	outcome := excuse(name, judge(output, exitStatus(err)))
 	if limited.Err() != nil {
