@@ -377,6 +377,27 @@ func openOnly(dir string) {
 	os.Exit(1)
 }
 
+// TestLogGone removes the write-ahead log: the rest would start as a member that forgets what it is told.
+func TestLogGone(t *testing.T) {
+	for _, gone := range []string{"etcd/member/wal", "etcd/member/wal/*.wal"} {
+		dir := t.TempDir()
+		db, err := Open(t.Context(), options(dir))
+		must(t, err)
+		must(t, db.Append(t.Context(), Event{Text: "x"}))
+		must(t, db.Close())
+		paths, err := filepath.Glob(filepath.Join(dir, gone))
+		must(t, err)
+		for _, path := range paths {
+			must(t, os.RemoveAll(path))
+		}
+		started := time.Now()
+		if _, err = Open(t.Context(), options(dir)); time.Since(started) > 5*time.Second {
+			t.Errorf("%s: it took %v", gone, time.Since(started))
+		}
+		wantErr(t, err, ErrDamaged)
+	}
+}
+
 func damage(t *testing.T, pattern string, change func([]byte) []byte) {
 	t.Helper()
 	paths, err := filepath.Glob(pattern)

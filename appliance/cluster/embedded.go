@@ -2,6 +2,7 @@ package cluster
 
 import (
 	"context"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -43,7 +44,7 @@ func startEmbedded(ctx context.Context, o Options, log *zap.Logger) (*embed.Etcd
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return nil, err
 	}
-	if err := checkBackend(filepath.Join(dir, "member", "snap", "db")); err != nil {
+	if err := checkBackend(filepath.Join(dir, "member")); err != nil {
 		return nil, damaged(dir, err)
 	}
 	server, err := start(embedConfig(dir, o, log))
@@ -100,7 +101,7 @@ func start(cfg *embed.Config) (server *embed.Etcd, err error) {
 	defer debug.SetPanicOnFault(debug.SetPanicOnFault(true))
 	defer func() {
 		if p := recover(); p != nil {
-			server, err = nil, fmt.Errorf("etcd: %v", p)
+			server, err = nil, fmt.Errorf("etcd cannot read its files: %v", p)
 		}
 	}()
 	return embed.StartEtcd(cfg)
@@ -126,9 +127,11 @@ func stop(server *embed.Etcd) error {
 
 func inProcess(server *embed.Etcd) *clientv3.Client { return v3client.New(server.Server) }
 
-// checkBackend looks for damage that etcd itself would meet as a fault much later. A file that does
-// not exist is sound.
-func checkBackend(path string) (err error) {
+// checkBackend looks for damage that etcd itself would meet as a fault much later, or not at all: a
+// member whose log is gone takes new entries for old ones and drops them. A file that does not exist
+// is sound.
+func checkBackend(member string) (err error) {
+	path := filepath.Join(member, "snap", "db")
 	info, err := os.Stat(path)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil
@@ -151,8 +154,23 @@ func checkBackend(path string) (err error) {
 		if tx.Size() > info.Size() {
 			return fmt.Errorf("%s: cut off at %d of %d bytes", path, info.Size(), tx.Size())
 		}
+		if applied(tx) > 0 && !wal.Exist(filepath.Join(member, "wal")) {
+			return fmt.Errorf("the log in %s is gone", filepath.Join(member, "wal"))
+		}
 		return readAll(tx)
 	})
+}
+
+// applied is the number of the last entry of the log that the backend has.
+func applied(tx *bolt.Tx) uint64 {
+	meta := tx.Bucket([]byte("meta"))
+	if meta == nil {
+		return 0
+	}
+	if index := meta.Get([]byte("consistent_index")); len(index) == 8 {
+		return binary.BigEndian.Uint64(index)
+	}
+	return 0
 }
 
 // readAll walks every bucket, so that a broken page shows now.

@@ -90,11 +90,22 @@ func listenPortals(addresses []string) ([]net.Listener, error) {
 			for _, p := range portals {
 				_ = p.Close()
 			}
-			return nil, fmt.Errorf("iscsi.portals: %w; is another target running? (ss -ltnp)", err)
+			return nil, fmt.Errorf("iscsi.portals: %w%s", err, listenHint(err))
 		}
 		portals = append(portals, l)
 	}
 	return portals, nil
+}
+
+// listenHint says what to do about an address that cannot be had.
+func listenHint(err error) string {
+	switch {
+	case errors.Is(err, syscall.EADDRINUSE):
+		return "; is another target running? (ss -ltnp)"
+	case errors.Is(err, syscall.EADDRNOTAVAIL):
+		return "; this machine has no such address (ip address)"
+	}
+	return ""
 }
 
 // listenPortal falls back from [::] to 0.0.0.0 on a machine without IPv6.
