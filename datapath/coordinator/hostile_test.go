@@ -333,6 +333,60 @@ func TestJournalledFileIsRefused(t *testing.T) {
 	}
 }
 
+// TestOddNames opens and lists what people keep on a volume.
+func TestOddNames(t *testing.T) {
+	for _, fs := range []string{"mkfs.xfs", "mkfs.ext4"} {
+		odd := []string{"new\nline", "ünïcödé", ".hidden", "-dash", "a b", "\xff\xfe", strings.Repeat("x", 255), "d/e/f"}
+		l, err := prepared(t, []string{fs, map[string]string{"mkfs.xfs": "-f", "mkfs.ext4": "-F"}[fs]}, func(dir string) error {
+			err := os.MkdirAll(filepath.Join(dir, "d/e"), 0o755)
+			for _, name := range odd {
+				err = errors.Join(err, os.WriteFile(filepath.Join(dir, name), pattern(4096, 1), 0o644))
+			}
+			return errors.Join(err, deeperThanAPath(dir), os.Link(filepath.Join(dir, "a b"), filepath.Join(dir, "link")),
+				unix.Mkfifo(filepath.Join(dir, "fifo"), 0o600), os.Symlink("a b", filepath.Join(dir, "symlink")))
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		v := mountAt(t, openDevice(t, l.Path), 1)
+		list, err := v.List(ctx)
+		if err != nil || len(list) != len(odd)+1 {
+			t.Errorf("%s: %v, %+v", fs, err, list)
+		}
+		for _, name := range odd {
+			o := v.attach(t, name)
+			o.write(t, pattern(512, 2), 512)
+		}
+		for _, name := range []string{"fifo", "symlink", "d"} {
+			if _, _, err := v.Attach(ctx, name, &holder{}); !errors.Is(err, coordinator.ErrPath) {
+				t.Errorf("%s %s: %v", fs, name, err)
+			}
+		}
+		one, two := v.attach(t, "a b"), v.attach(t, "link")
+		two.write(t, pattern(512, 3), 0)
+		if one.call != two.call || !bytes.Equal(one.read(t, 0, 512), pattern(512, 3)) || len(one.recalls) != len(two.recalls) {
+			t.Errorf("%s: two names of one file are two images", fs)
+		}
+		if err := v.Delete(ctx, "link"); !errors.Is(err, coordinator.ErrInUse) {
+			t.Errorf("%s: deleted by its other name: %v", fs, err)
+		}
+	}
+}
+
+// deeperThanAPath makes folders whose path is longer than the kernel takes in one piece.
+func deeperThanAPath(dir string) error {
+	name := strings.Repeat("y", 200)
+	fd, err := unix.Open(dir, unix.O_DIRECTORY, 0)
+	for i := 0; i < 25 && err == nil; i++ {
+		if err = unix.Mkdirat(fd, name, 0o755); err == nil {
+			next, nerr := unix.Openat(fd, name, unix.O_DIRECTORY, 0)
+			err = errors.Join(nerr, unix.Close(fd))
+			fd = next
+		}
+	}
+	return errors.Join(err, unix.Close(fd))
+}
+
 // TestMountOptionsOfTheVolume: what an ext4 superblock sets as default must not weaken the volume.
 func TestMountOptionsOfTheVolume(t *testing.T) {
 	for _, option := range []string{"journal_data", "nobarrier"} {

@@ -125,7 +125,8 @@ func (m *mount) walk(dir string, depth int, found []protocol.Stat) ([]protocol.S
 		case len(found) >= maxImages:
 			return found, fmt.Errorf("more than %d files: %w", maxImages, ErrUnsupported)
 		case e.IsDir() && at != lostAndFound && depth < maxDepth:
-			if found, err = m.walk(at, depth+1, found); err != nil {
+			found, err = m.walk(at, depth+1, found)
+			if err != nil && !errors.Is(err, unix.ENAMETOOLONG) { // deeper than a path can name: no image
 				return found, err
 			}
 		case e.Type().IsRegular():

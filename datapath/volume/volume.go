@@ -23,7 +23,7 @@ type Volume struct {
 	parked atomic.Int64 // I/Os that wait, of all images
 	free   atomic.Int64 // bytes left on the volume, as last heard
 	deaf   atomic.Bool  // the coordinator cannot reach the disk either
-	mute   atomic.Bool   // the last redirected write failed: no path takes writes
+	mute   atomic.Bool  // the last redirected write failed: no path takes writes
 	next   atomic.Uint32
 
 	opens   sync.Mutex // orders opens and closes

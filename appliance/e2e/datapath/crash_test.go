@@ -1,19 +1,13 @@
 package datapath
 
 import (
-	"bufio"
 	"bytes"
 	"encoding/binary"
 	"errors"
-	"fmt"
-	"io"
-	"math/rand/v2"
 	"os"
-	"os/exec"
 	"strconv"
 	"strings"
 	"testing"
-	"time"
 
 	"lunar/datapath/coordinator"
 	"lunar/datapath/device"
@@ -21,9 +15,6 @@ import (
 	"lunar/datapath/uring"
 	"lunar/datapath/volume"
 )
-
-// childEnv tells the test binary to be the process that is killed: device and seed.
-const childEnv = "LUNAR_DATAPATH_CHILD"
 
 const (
 	crashSlots = 4096 // of 4 KiB, each written with its number and a count
@@ -36,31 +27,6 @@ func slot(i int, n uint64) []byte {
 	binary.LittleEndian.PutUint64(p, uint64(i))
 	binary.LittleEndian.PutUint64(p[8:], n)
 	return p
-}
-
-// child writes slots at random until it is killed, and says on standard output what is durable: after
-// each write with FUA, and after each flush.
-func child() {
-	path, seed, _ := strings.Cut(os.Getenv(childEnv), " ")
-	n, err := strconv.ParseUint(seed, 10, 64)
-	if err == nil {
-		err = writeForever(path, n)
-	}
-	fmt.Println("error", err)
-	os.Exit(1)
-}
-
-func writeForever(path string, seed uint64) error {
-	n, im, err := openForCrash(path, seed+1, "a", 2*crashSlots*crashSlot)
-	if err != nil {
-		return err
-	}
-	w := writer{im: im, engine: n.engine, rng: rand.New(rand.NewPCG(seed, 1)), n: seed * 1e6, open: map[int]uint64{}}
-	for {
-		if err := w.step(); err != nil {
-			return err
-		}
-	}
 }
 
 // openForCrash opens an image, made if need be, on a node that is never stopped in order.
@@ -86,32 +52,6 @@ func openForCrash(path string, epoch uint64, name string, size int64) (n *node, 
 type writer struct {
 	im     *volume.Image
 	engine *uring.Engine
-	rng    *rand.Rand
-	n      uint64
-	open   map[int]uint64 // written, not yet flushed
-}
-
-func (w *writer) step() error {
-	w.n++
-	i, fua := w.rng.IntN(crashSlots), w.rng.IntN(3) == 0
-	if err := w.write(slot(i, w.n), int64(i)*2*crashSlot, fua); err != nil {
-		return err
-	}
-	if w.open[i] = w.n; fua {
-		delete(w.open, i)
-		fmt.Println("durable", i, w.n)
-	}
-	if w.rng.IntN(50) > 0 {
-		return nil
-	}
-	if err := w.im.Sync(); err != nil {
-		return err
-	}
-	for i, n := range w.open {
-		fmt.Println("durable", i, n)
-	}
-	clear(w.open)
-	return nil
 }
 
 func (w *writer) write(p []byte, off int64, fua bool) error {
@@ -123,51 +63,6 @@ func (w *writer) write(p []byte, off int64, fua bool) error {
 		return err
 	}
 	return <-done
-}
-
-// TestKilledInMidWrite kills a writing process again and again: each time everything that it called
-// durable must be there, or something that it wrote later.
-func TestKilledInMidWrite(t *testing.T) {
-	each(t, func(t *testing.T, fs coordinator.FSType) {
-		loop := scratchDevice(t, fs, 400*mib)
-		durable := map[int]uint64{}
-		for round := range uint64(3) {
-			killChild(t, loop.Path, round, durable)
-			checkDurable(t, loop.Path, 1000+round, durable)
-		}
-		if len(durable) == 0 {
-			t.Fatal("nothing was written")
-		}
-	})
-}
-
-func killChild(t *testing.T, path string, seed uint64, durable map[int]uint64) {
-	t.Helper()
-	cmd := exec.Command(os.Args[0])
-	cmd.Env = append(os.Environ(), fmt.Sprintf("%s=%s %d", childEnv, path, seed))
-	out, err := cmd.StdoutPipe()
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := cmd.Start(); err != nil {
-		t.Fatal(err)
-	}
-	killer := time.AfterFunc(700*time.Millisecond, func() { cmd.Process.Kill() })
-	defer killer.Stop()
-	for lines := bufio.NewScanner(out); lines.Scan(); {
-		var i int
-		var n uint64
-		if _, err := fmt.Sscanf(lines.Text(), "durable %d %d", &i, &n); err != nil {
-			if strings.HasPrefix(lines.Text(), "error") {
-				t.Error(lines.Text())
-			}
-			continue // the last line may be torn
-		}
-		durable[i] = max(durable[i], n)
-	}
-	_, _ = io.Copy(io.Discard, out)
-	_ = cmd.Wait()
-	waitUnused(t, path)
 }
 
 func waitUnused(t *testing.T, path string) {
@@ -206,7 +101,7 @@ func TestPowerFailure(t *testing.T) {
 		loop := scratchDevice(t, fs, 400*mib)
 		n := start(t, loop.Path, 1)
 		im := n.create("a", 2*crashSlots*crashSlot)
-		w := writer{im: im, engine: n.engine, rng: rand.New(rand.NewPCG(1, 1)), open: map[int]uint64{}}
+		w := writer{im: im, engine: n.engine}
 		durable := map[int]uint64{}
 		for i := range 100 {
 			at, n := i*37%crashSlots, uint64(2*i+2)

@@ -30,11 +30,7 @@ var ctx = context.Background()
 var fileSystems = []coordinator.FSType{coordinator.XFS, coordinator.Ext4}
 
 func TestMain(m *testing.M) {
-	switch {
-	case os.Getenv(childEnv) != "":
-		child()
-		return
-	case os.Getenv(tortureEnv) != "":
+	if os.Getenv(tortureEnv) != "" {
 		tortureChild()
 		return
 	}
