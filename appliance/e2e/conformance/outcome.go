@@ -10,13 +10,14 @@ import (
 // Verdict is what became of one test.
 type Verdict string
 
-// The verdicts; Crash and Hang count as failures.
+// The verdicts; Crash, Hang and Defect count as failures.
 const (
 	Passed  Verdict = "passed"
 	Failed  Verdict = "FAILED"
 	Skipped Verdict = "skipped"
 	Crash   Verdict = "CRASH"
 	Hang    Verdict = "HANG"
+	Defect  Verdict = "DEFECT" // the test's own: no target passes it
 )
 
 // Outcome is a verdict and, unless the test passed, why.
@@ -85,7 +86,10 @@ func lastLine(text string) string {
 }
 
 // Tally counts outcomes.
-type Tally struct{ Passed, Failed, Skipped int }
+type Tally struct {
+	Passed, Failed, Skipped int
+	Defects                 int // of Failed
+}
 
 func (t *Tally) add(v Verdict) {
 	switch v {
@@ -93,6 +97,9 @@ func (t *Tally) add(v Verdict) {
 		t.Passed++
 	case Skipped:
 		t.Skipped++
+	case Defect:
+		t.Defects++
+		t.Failed++
 	default:
 		t.Failed++
 	}

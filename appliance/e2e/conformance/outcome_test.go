@@ -57,7 +57,7 @@ func TestExcuse(t *testing.T) {
 		name, reason string
 		given, want  Verdict
 	}{
-		{name, own, Failed, Skipped},
+		{name, own, Failed, Defect},
 		{name, own, Hang, Hang},
 		{name, own + "; another message", Failed, Failed},
 		{name, "test_async_lu_reset_simple.c:188  - CU_ASSERT_EQUAL(state.wr_cancelled,0)", Failed, Failed},
@@ -71,10 +71,10 @@ func TestExcuse(t *testing.T) {
 
 func TestTally(t *testing.T) {
 	var tally Tally
-	for _, v := range []Verdict{Passed, Passed, Skipped, Failed, Crash, Hang} {
+	for _, v := range []Verdict{Passed, Passed, Skipped, Failed, Crash, Hang, Defect} {
 		tally.add(v)
 	}
-	if got, want := tally.String(), "conformance: 2 passed, 3 failed, 1 skipped"; got != want {
+	if got, want := tally.String(), "conformance: 2 passed, 4 failed, 1 skipped"; got != want {
 		t.Errorf("got %q, want %q", got, want)
 	}
 }
