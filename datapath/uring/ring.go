@@ -48,7 +48,7 @@ type Ring struct {
 	onBatch  []func()
 	onTick   []func(time.Time)
 
-	busy     bool // an operation or socket made progress since a sleep was interrupted
+	quiet    int  // sleeps that a signal ended since an operation or socket made progress
 	keeps    bool // the thread may keep its P while it sleeps
 	closing  bool
 	aborted  bool
@@ -63,6 +63,9 @@ const (
 	cqReserve  = 64
 	maxCancels = cqReserve - 8
 	never      = time.Duration(math.MaxInt64)
+	// maxQuiet is for how many signals, which the Go scheduler sends each 10 ms, a ring without work
+	// holds on to its P.
+	maxQuiet = 2
 )
 
 // startRing starts a ring's thread and waits until it is ready.
@@ -202,10 +205,10 @@ func (r *Ring) enter() {
 		r.submit(true)
 		return
 	}
-	e := r.sys.Wait(r.sleepLimit(), !r.busy || !r.keeps)
+	e := r.sys.Wait(r.sleepLimit(), !r.keeps || r.quiet >= maxQuiet)
 	r.mail.awake()
 	if e == unix.EINTR {
-		r.busy = false
+		r.quiet++
 	}
 	r.check(e)
 }

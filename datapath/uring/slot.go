@@ -56,7 +56,7 @@ func (r *Ring) complete(c sys.CQE) {
 			r.log.Error("stale completion", "slot", i, "generation", gen, "res", c.Res)
 			return
 		}
-		r.busy = true
+		r.quiet = 0
 		s.owner.complete(r, i, c.Res, c.Flags)
 		return
 	}
