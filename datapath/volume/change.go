@@ -80,10 +80,21 @@ func (im *Image) flushDevice(lane int, done func(error)) {
 	im.v.opts.Lanes[lane].Submit(op)
 }
 
+// checkChange is check for what needs a recall of r; one that cannot succeed would only keep a worker.
+func (im *Image) checkChange(view *protocol.View, r layout.Range) error {
+	if err := im.check(view, r); err != nil {
+		return err
+	}
+	if view.Holds(r) {
+		return fmt.Errorf("image %s: an earlier I/O at %d is still with the device: %w", im.path, r.Off, ErrWaited)
+	}
+	return nil
+}
+
 // CompareAndWrite writes data at off if the present content equals expect, atomically against every
 // other command: the coordinator takes the range back from everyone for it.
 func (im *Image) CompareAndWrite(lane int, expect, data []byte, off int64, fua bool, done func(miscompare int, err error)) {
-	err := im.check(im.view.Load(), layout.Range{Off: off, Len: int64(len(data))})
+	err := im.checkChange(im.view.Load(), layout.Range{Off: off, Len: int64(len(data))})
 	if err == nil && len(expect) != len(data) {
 		err = fmt.Errorf("image %s: compare %d bytes, write %d: %w", im.path, len(expect), len(data), ErrRange)
 	}
@@ -121,7 +132,7 @@ type unmap struct {
 func (im *Image) Unmap(lane int, off, n int64, done func(error)) {
 	r := layout.Range{Off: off, Len: n}
 	view := im.view.Load()
-	if err := im.check(view, r); err != nil {
+	if err := im.checkChange(view, r); err != nil {
 		done(err)
 		return
 	}

@@ -94,6 +94,11 @@ func (v *View) Waits(r layout.Range) bool {
 	return false
 }
 
+// Holds tells whether a late write of this holder may still reach r: no recall of it can succeed.
+func (v *View) Holds(r layout.Range) bool {
+	return slices.ContainsFunc(v.recalled, func(o recalled) bool { return o.held && o.Overlaps(r) })
+}
+
 // Recalls is the number of ranges that I/O waits for.
 func (v *View) Recalls() int { return len(v.recalled) }
 
