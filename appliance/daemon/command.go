@@ -10,6 +10,7 @@ import (
 	"os"
 	"os/signal"
 
+	"github.com/coreos/go-systemd/v22/journal"
 	"golang.org/x/sys/unix"
 
 	"lunar/appliance/api"
@@ -103,10 +104,14 @@ func (o *options) load() (config.Config, error) {
 	return c, nil
 }
 
+// logger writes to w, and to the journal itself where that is what w leads to.
 func logger(l config.Log, w io.Writer) *slog.Logger {
 	o := &slog.HandlerOptions{Level: l.SlogLevel()}
 	if l.Format == "json" {
 		return slog.New(slog.NewJSONHandler(w, o))
+	}
+	if toJournal, err := journal.StderrIsJournalStream(); err == nil && toJournal && w == os.Stderr {
+		return slog.New(&journalHandler{level: l.SlogLevel(), send: journal.Send})
 	}
 	return slog.New(slog.NewTextHandler(w, o))
 }
