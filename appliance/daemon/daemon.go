@@ -65,7 +65,7 @@ func Open(ctx context.Context, c config.Config, log *slog.Logger) (_ *Daemon, er
 		open func(context.Context) error
 	}{
 		{"cluster database", d.openDatabase}, {"io_uring engine", d.openEngine}, {"iSCSI server", d.openFront},
-		{"control API", d.openAPI}, {"exports", d.openExports},
+		{"sockets", d.openSockets}, {"exports", d.openExports}, {"control API", d.openAPI},
 	} {
 		d.notify.status("Starting: %s", part.name)
 		if err := part.open(ctx); err != nil {
@@ -106,9 +106,15 @@ func (d *Daemon) openFront(context.Context) (err error) {
 	return err
 }
 
-// openAPI opens every socket and serves the API: from now on lunarctl sees the node, also while
-// volumes are still being mounted.
-func (d *Daemon) openAPI(context.Context) (err error) {
+// openSockets listens everywhere, so that who connects while volumes are being mounted waits
+// instead of being refused.
+func (d *Daemon) openSockets(context.Context) (err error) {
+	d.listeners, err = d.listen()
+	return err
+}
+
+// openAPI serves the API, once everything is restored: until then it could only answer what is not so.
+func (d *Daemon) openAPI(context.Context) error {
 	version := api.BuildVersion()
 	version.Node = d.config.Node.Name
 	s, err := server.New(server.Options{
@@ -116,9 +122,6 @@ func (d *Daemon) openAPI(context.Context) (err error) {
 		Stats: d.node.Stats, Version: version, Log: d.log,
 	})
 	if err != nil {
-		return err
-	}
-	if d.listeners, err = d.listen(); err != nil {
 		return err
 	}
 	d.api = d.serve(d.listeners.api, s.Handler())
