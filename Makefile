@@ -85,7 +85,7 @@ bench: build ## the engine and the target beside their peers: a table of ratios
 	$(GO) run $(PEER) ./datapath/uring/bench
 	$(GO) run ./datapath/uring/bench/network
 	@$(GO) build -o $(LAB)/ ./appliance/bench
-	@exec $(LAB)/bench -bin $(BIN)
+	@exec appliance/bench/network.sh $(LAB)/bench -bin $(BIN)
 
 bench-growth: build ## the target with 1, 100 and 1,000 LUNs and sessions: IOPS, memory, CPU at rest
 	@$(PACKAGES) client bench

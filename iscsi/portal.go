@@ -106,10 +106,6 @@ func detach(c net.Conn) (fd int, err error) {
 	return fd, nil
 }
 
-// congestion is the TCP congestion control of all connections, whatever the system's default: a SAN is
-// short, and bbr's pacing by timers adds half to the CPU time of a read of 128 KiB.
-const congestion = "cubic"
-
 // tune sets the TCP options; a stream socket of another family refuses them, which is no harm.
 func tune(fd int, stall time.Duration) {
 	set := func(level, name, value int) { _ = unix.SetsockoptInt(fd, level, name, value) }
@@ -119,5 +115,4 @@ func tune(fd int, stall time.Duration) {
 	set(unix.IPPROTO_TCP, unix.TCP_KEEPINTVL, 10)
 	set(unix.IPPROTO_TCP, unix.TCP_KEEPCNT, 3)
 	set(unix.IPPROTO_TCP, unix.TCP_USER_TIMEOUT, int(stall/time.Millisecond))
-	_ = unix.SetsockoptString(fd, unix.IPPROTO_TCP, unix.TCP_CONGESTION, congestion)
 }
