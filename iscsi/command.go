@@ -285,11 +285,7 @@ func (t *task) executed(cmd *scsi.Command) {
 		c.forget(t)
 		c.finish()
 	case cmd.Silent():
-		shut := c.win.used >= c.win.depth
-		c.forget(t)
-		if shut {
-			c.reopen()
-		}
+		c.vanish(t)
 	default:
 		c.answer(t)
 	}
@@ -307,6 +303,15 @@ func (c *conn) forget(t *task) {
 		return
 	}
 	c.release(t)
+}
+
+// vanish is forget with no answer to come that could tell of the window that opens.
+func (c *conn) vanish(t *task) {
+	shut := c.win.used >= c.win.depth
+	c.forget(t)
+	if shut {
+		c.reopen()
+	}
 }
 
 // retire takes a command out of what the initiator can refer to.
@@ -333,6 +338,9 @@ func (c *conn) release(t *task) {
 
 // dropGathering frees, at the end of a connection, the commands that never got to the device server.
 func (c *conn) dropGathering() {
+	if t := c.rx.task; t != nil && c.rx.stage != stageHeader && t.abandoned && !t.hungry {
+		c.release(t) // the receiver alone still held it
+	}
 	c.rx.stage, c.rx.task = stageHeader, nil
 	c.tasks.each(func(t *task) {
 		if !t.running {

@@ -51,6 +51,7 @@ type conn struct {
 	params  params
 	session *session // nil before the full feature phase
 	cid     uint16
+	at      int // in reactor.conns
 	recvMax int // the DataSegmentLength that was declared to the initiator
 	win     window
 	tasks   taskTable
@@ -140,7 +141,7 @@ func (c *conn) open(fd int) {
 	c.sock = sock
 	c.started = time.Now()
 	c.heard = c.started
-	c.reactor.conns[c] = struct{}{}
+	c.reactor.enter(c)
 	if c.pushed.Load() {
 		c.close(errCrowded)
 		return
@@ -254,7 +255,7 @@ func (c *conn) finish() {
 	if c.session != nil {
 		c.endSession()
 	}
-	delete(c.reactor.conns, c)
+	c.reactor.leave(c)
 	c.leaveServer()
 	for _, fn := range c.ended {
 		fn()

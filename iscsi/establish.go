@@ -87,7 +87,9 @@ func (c *conn) stepLogin(h pdu.LoginRequest, text []byte) {
 }
 
 // sendLogin answers the last request.
-func (c *conn) sendLogin(reply loginStep, tsih uint16) *frame {
+func (c *conn) sendLogin(reply loginStep, tsih uint16) { c.send(c.loginFrame(reply, tsih)) }
+
+func (c *conn) loginFrame(reply loginStep, tsih uint16) *frame {
 	req := pdu.LoginRequest{Header: &c.opening.head}
 	f := c.frame(pdu.OpLoginResponse, pdu.LoginFlags(reply.transit, false, reply.current, reply.next), req.ITT())
 	h := pdu.LoginResponse{Header: f.head()}
@@ -95,7 +97,6 @@ func (c *conn) sendLogin(reply loginStep, tsih uint16) *frame {
 	h.SetTSIH(tsih)
 	h.SetStatus(reply.status)
 	f.data, f.stat, f.plain = reply.text, statTake, true
-	c.send(f)
 	return f
 }
 
@@ -110,9 +111,10 @@ func (c *conn) refuseLogin(status pdu.LoginStatus) {
 		c.opening.head = c.rx.head
 	}
 	req := pdu.LoginRequest{Header: &c.opening.head}
-	f := c.sendLogin(loginStep{current: req.CurrentStage(), status: status}, req.TSIH())
+	f := c.loginFrame(loginStep{current: req.CurrentStage(), status: status}, req.TSIH())
 	f.last = true
 	c.rx.paused = true
+	c.send(f)
 }
 
 // establish enters the session; one of the same nexus has to end first.

@@ -8,7 +8,7 @@ type reactor struct {
 	lane   Lane
 	now    time.Time // of the last tick: good enough for time limits
 	load   loadCount
-	conns  map[*conn]struct{}
+	conns  []*conn
 	dirty  []*conn // have answers to send at the end of the batch
 	hungry taskQueue
 	tasks  taskPool
@@ -18,7 +18,7 @@ type reactor struct {
 }
 
 func newReactor(s *Server, l Lane) *reactor {
-	return &reactor{server: s, lane: l, now: time.Now(), conns: map[*conn]struct{}{}}
+	return &reactor{server: s, lane: l, now: time.Now()}
 }
 
 func (r *reactor) install() {
@@ -57,23 +57,33 @@ func (r *reactor) feed() {
 
 func (r *reactor) tick(now time.Time) {
 	r.now = now
-	for c := range r.conns {
-		c.tick(now)
-	}
+	r.each(func(c *conn) { c.tick(now) })
 	r.batch()
 }
 
-func (r *reactor) askAllToLeave() {
-	for c := range r.conns {
-		c.askToLeave()
+func (r *reactor) enter(c *conn) {
+	c.at = len(r.conns)
+	r.conns = append(r.conns, c)
+}
+
+func (r *reactor) leave(c *conn) {
+	end := len(r.conns) - 1
+	last := r.conns[end]
+	r.conns[c.at], last.at = last, c.at
+	r.conns[end] = nil
+	r.conns = r.conns[:end]
+}
+
+// each calls fn for every connection, in an order that their past decides alone; fn may end its own.
+func (r *reactor) each(fn func(*conn)) {
+	for i := len(r.conns) - 1; i >= 0; i-- {
+		fn(r.conns[i])
 	}
 }
 
-func (r *reactor) cutAll() {
-	for c := range r.conns {
-		c.close(errCut)
-	}
-}
+func (r *reactor) askAllToLeave() { r.each((*conn).askToLeave) }
+
+func (r *reactor) cutAll() { r.each(func(c *conn) { c.close(errCut) }) }
 
 // complaintsPerSecond bounds what hostile clients can make one lane log.
 const complaintsPerSecond = 10

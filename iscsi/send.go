@@ -71,6 +71,7 @@ func (c *conn) frame(op pdu.Opcode, flags byte, itt uint32) *frame {
 	return f
 }
 
+// send queues f, which is not the caller's any more: a closing connection has given it back already.
 func (c *conn) send(f *frame) {
 	tx := &c.tx
 	if c.closing {

@@ -251,7 +251,7 @@ func (s *Server) pause(d time.Duration) {
 // refusals is how many connections beyond MaxConnections are kept just long enough to be told so.
 const refusals = 64
 
-// adopt hands an accepted connection to the least loaded lane.
+// adopt takes an accepted connection over from the net package.
 func (s *Server) adopt(p *portal, nc net.Conn) {
 	remote, local := nc.RemoteAddr(), nc.LocalAddr()
 	fd, err := detach(nc)
@@ -259,6 +259,11 @@ func (s *Server) adopt(p *portal, nc net.Conn) {
 		s.opts.Log.Warn("iscsi: connection lost at accept", "remote", remote, "error", err)
 		return
 	}
+	s.admit(p, fd, remote, local)
+}
+
+// admit hands a connection, its descriptor included, to the least loaded lane.
+func (s *Server) admit(p *portal, fd int, remote, local net.Addr) {
 	n := int(s.open.Add(1))
 	if n > s.opts.MaxConnections+refusals {
 		s.dropped(fd)

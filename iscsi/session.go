@@ -1,7 +1,9 @@
 package iscsi
 
 import (
+	"cmp"
 	"fmt"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -102,7 +104,7 @@ func (r *registry) get(tsih uint16) *session {
 	return r.byTSIH[tsih]
 }
 
-// list is the sessions of one target, or all if target is empty.
+// list is the sessions of one target, or all if target is empty, by handle.
 func (r *registry) list(target string) []*session {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -112,6 +114,7 @@ func (r *registry) list(target string) []*session {
 			all = append(all, s)
 		}
 	}
+	slices.SortFunc(all, func(a, b *session) int { return cmp.Compare(a.tsih, b.tsih) })
 	return all
 }
 

@@ -53,15 +53,15 @@ func runTaskRequest(c *conn, h *pdu.Header, _ []byte) {
 
 func (m *management) target() *scsi.Target { return m.conn.session.export.Target }
 
-func (m *management) answer(r pdu.TaskResult) { m.respond(r) }
+func (m *management) answer(r pdu.TaskResult) { m.conn.send(m.response(r)) }
 
-func (m *management) respond(r pdu.TaskResult) *frame {
+// response makes the answer, with which the function is over.
+func (m *management) response(r pdu.TaskResult) *frame {
 	c := m.conn
 	c.managing--
 	f := c.frame(pdu.OpTaskResponse, pdu.FlagFinal, m.head.ITT())
 	pdu.TaskResponse{Header: f.head()}.SetResult(r)
 	f.stat = statTake
-	c.send(f)
 	return f
 }
 
@@ -72,7 +72,7 @@ func (m *management) abortTask() {
 	t := c.tasks.find(req.RefTag())
 	switch {
 	case t == nil || t.cmd.LUN != m.head.LUN():
-		m.answer(m.absent())
+		m.abortAbsent()
 	case t.running:
 		m.target().AbortTask(c.session.nexus, c.reactor.lane.Index(), m.head.LUN(), t.itt, m.done)
 	case !t.ordered:
@@ -84,14 +84,16 @@ func (m *management) abortTask() {
 	}
 }
 
-// absent is the answer about a task that is not here: one that may yet come is taken for received,
-// §11.6.1.
-func (m *management) absent() pdu.TaskResult {
-	w, sn := &m.conn.win, m.request().RefCmdSN()
-	if pdu.InWindow(sn, w.expected, w.last()) && pdu.Before(sn, m.head.CmdSN()) {
-		return pdu.TaskComplete
+// abortAbsent answers about a task that is not here: the CmdSN of one that may yet come counts as
+// received, §11.6.1.
+func (m *management) abortAbsent() {
+	c, sn := m.conn, m.request().RefCmdSN()
+	if !pdu.InWindow(sn, c.win.expected, c.win.last()) || !pdu.Before(sn, m.head.CmdSN()) {
+		m.answer(pdu.TaskNoTask)
+		return
 	}
-	return pdu.TaskNoTask
+	m.answer(pdu.TaskComplete)
+	c.skip(sn)
 }
 
 func (m *management) abortTaskSet() {
@@ -133,8 +135,10 @@ func (m *management) cut(r scsi.ManagementResponse) {
 			s.conn.post(func() { s.conn.close(errTargetReset) })
 		}
 	}
-	m.respond(pdu.TaskResult(r)).last = true
+	f := m.response(pdu.TaskResult(r))
+	f.last = true
 	own.rx.paused = true
+	own.send(f)
 }
 
 func anyTask(*task) bool { return true }
@@ -183,7 +187,7 @@ func (c *conn) clearTasks(match func(*task) bool, notify bool) {
 		if notify {
 			target.CommandsCleared(c.session.nexus, t.cmd.LUN)
 		}
-		c.forget(t)
+		c.vanish(t)
 	})
 }
 

@@ -106,6 +106,29 @@ func TestAbortAbsentTask(t *testing.T) {
 	}
 }
 
+// §11.6.1: the CmdSN of a task that was lost and is aborted counts as received; the commands behind it run.
+func TestAbortLostTask(t *testing.T) {
+	f := newFixture(t)
+	c := f.ready("DataDigest", "CRC32C")
+	lost := c.command(write10(0, 1), pdu.FlagWrite, 512)
+	wire := c.encode(lost, pattern(512, 1))
+	wire[len(wire)-1]++
+	if _, err := c.conn.Write(wire); err != nil {
+		t.Fatal(err)
+	}
+	c.rejected(pdu.RejectDataDigest)
+	later := c.command(cdb(0), 0, 0)
+	c.send(later, nil)
+	c.silence()
+	c.askManage(pdu.AbortTask, 0, lost)
+	for range 2 {
+		if a := c.recv(); a.Opcode() == pdu.OpSCSIResponse && a.ITT() == later.ITT() && a.ExpCmdSN() == c.cmdSN {
+			return
+		}
+	}
+	t.Error("the command behind the lost one did not run")
+}
+
 func TestTaskFunctionsRefused(t *testing.T) {
 	f := newFixture(t)
 	c := f.ready()
@@ -202,12 +225,10 @@ func TestColdReset(t *testing.T) {
 	b.expectClosed()
 }
 
-// A reset while another session's Data-Out is half received must leave the buffer alone until the
-// rest is in.
-func TestResetDuringData(t *testing.T) {
-	f := newFixture(t)
-	a, b := f.ready(), f.another("ImmediateData", "No")
-	const n = 128 << 10
+// resetDuringData resets the unit while b's Data-Out of n bytes is half received; rest is what is missing.
+func (f *fixture) resetDuringData(b *client, n int) (rest []byte) {
+	f.t.Helper()
+	a := f.ready()
 	h := b.command(write10(0, n/512), pdu.FlagWrite, n)
 	b.send(h, nil)
 	ttt := b.r2t(h.ITT(), 0, 0, n)
@@ -217,18 +238,51 @@ func TestResetDuringData(t *testing.T) {
 	d.SetTTT(ttt)
 	wire := b.encode(d, pattern(n, 1))
 	if _, err := b.conn.Write(wire[:1000]); err != nil {
-		t.Fatal(err)
+		f.t.Fatal(err)
 	}
 	time.Sleep(20 * time.Millisecond)
 	if r := a.manage(pdu.LUNReset, 0, nil); r != pdu.TaskComplete {
-		t.Errorf("result %d", r)
+		f.t.Errorf("result %d", r)
 	}
-	if _, err := b.conn.Write(wire[1000:]); err != nil {
+	return wire[1000:]
+}
+
+// A reset while another session's Data-Out is half received must leave the buffer alone until the
+// rest is in.
+func TestResetDuringData(t *testing.T) {
+	f := newFixture(t)
+	const n = 128 << 10
+	b := f.another("ImmediateData", "No")
+	if _, err := b.conn.Write(f.resetDuringData(b, n)); err != nil {
 		t.Fatal(err)
 	}
 	b.clearAttention()
 	f.holds(0, make([]byte, n))
 	eventually(t, "the buffer is back", func() bool { return f.buffers.inUse() == 0 })
+}
+
+// §4.2.2.1: whose last command another initiator clears in silence hears that its window is open again.
+func TestClearedCommandsReopenTheWindow(t *testing.T) {
+	f := newFixture(t, func(o *Options) { o.QueueDepth = 1 })
+	a, b := f.ready(), f.another("ImmediateData", "No")
+	w := b.command(write10(0, 2), pdu.FlagWrite, 1024)
+	b.send(w, nil)
+	b.r2t(w.ITT(), 0, 0, 1024)
+	if r := a.manage(pdu.ClearTaskSet, 0, nil); r != pdu.TaskComplete {
+		t.Errorf("result %d", r)
+	}
+	if n := b.expect(pdu.OpNopIn); n.ITT() != pdu.NoTag || n.TTT() != pdu.NoTag || n.MaxCmdSN() != b.cmdSN {
+		t.Errorf("MaxCmdSN %d, want %d", n.MaxCmdSN(), b.cmdSN)
+	}
+}
+
+// The connection is lost instead, and the buffer comes back.
+func TestResetDuringDataThatStops(t *testing.T) {
+	f := newFixture(t)
+	b := f.another("ImmediateData", "No")
+	f.resetDuringData(b, 128<<10)
+	b.conn.Close()
+	eventually(t, "the buffer is back", func() bool { return f.server.Connections() == 1 && f.buffers.inUse() == 0 })
 }
 
 // setTAS sets the control mode page's TAS bit.

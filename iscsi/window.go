@@ -90,6 +90,20 @@ func (c *conn) catchUp() {
 	}
 }
 
+// skipped stands for a request that will not come.
+var skipped = handler{run: func(*conn, *pdu.Header, []byte) {}}
+
+// skip takes a CmdSN for received; if its request comes after all it is dropped.
+func (c *conn) skip(sn uint32) {
+	switch c.win.place(sn) {
+	case placeNow:
+		c.win.expected++
+		c.catchUp()
+	case placeLater:
+		c.win.early = append(c.win.early, held{sn: sn, handler: &skipped})
+	}
+}
+
 func (c *conn) turn(head *pdu.Header, t *task, data []byte, h *handler) {
 	c.win.expected++
 	if t == nil {

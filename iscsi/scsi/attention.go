@@ -74,7 +74,7 @@ func (a attention) sense() sense { return sense{key: unitAttention, code: attent
 func (lu *LogicalUnit) attention(a attention, match func(*itl) bool) {
 	lu.mu.Lock()
 	defer lu.mu.Unlock()
-	for it := range lu.itls {
+	for _, it := range lu.itls {
 		if match == nil || match(it) {
 			it.attentions.raise(a)
 		}

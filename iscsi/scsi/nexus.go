@@ -1,5 +1,7 @@
 package scsi
 
+import "slices"
+
 // Nexus is an I_T nexus: one initiator port logged in to one port of the target. It lives on the
 // lane of its connection.
 type Nexus struct {
@@ -8,6 +10,7 @@ type Nexus struct {
 	port      uint16 // relative target port
 
 	itls   []*itl // by LUN; made at the first command; lane only
+	old    []*itl // of mappings that are gone, with tasks still under way; lane only
 	closed bool
 	lost   bool // an older nexus of this initiator port was lost
 }
@@ -54,6 +57,15 @@ func (n *Nexus) lunsChanged() {
 	}
 }
 
+// retire closes an I_T_L nexus in whose place another comes; its tasks stay within reach.
+func (n *Nexus) retire(it *itl) {
+	n.old = slices.DeleteFunc(n.old, func(o *itl) bool { return o.count == 0 })
+	if it.count > 0 {
+		n.old = append(n.old, it)
+	}
+	it.close()
+}
+
 // itl is an I_T_L nexus: the state of one nexus with one logical unit.
 type itl struct {
 	nexus   *Nexus
@@ -68,6 +80,7 @@ type itl struct {
 	count       int
 	ordered     int // ORDERED tasks among them
 	dispatching bool
+	closed      bool // the unit forgets it with its last task; lane only
 
 	copies copyResults // see xcopy_command.go; lane only
 }
@@ -89,7 +102,7 @@ func (n *Nexus) attach(m *mapping, lane int) *itl {
 		n.itls = append(n.itls, make([]*itl, lun+1-len(n.itls))...)
 	}
 	if old := n.itls[lun]; old != nil {
-		old.close()
+		n.retire(old)
 	}
 	it := &itl{nexus: n, mapping: m, lu: m.lu, lane: lane}
 	it.attentions.raise(attnPowerOn)
@@ -103,8 +116,16 @@ func (n *Nexus) attach(m *mapping, lane int) *itl {
 }
 
 func (it *itl) close() {
-	it.lu.detachNexus(it)
+	it.closed = true
 	it.lu.nexusLost(it)
+	it.leave()
+}
+
+// leave takes a closed I_T_L nexus out of the unit once it has no task.
+func (it *itl) leave() {
+	if it.closed && it.count == 0 {
+		it.lu.detachNexus(it)
+	}
 }
 
 // insert adds c to the task set as the youngest task.
@@ -139,4 +160,5 @@ func (it *itl) remove(c *Command) {
 	if c.Attr == Ordered {
 		it.ordered--
 	}
+	it.leave()
 }

@@ -111,8 +111,9 @@ type Target struct {
 	opts TargetOptions
 	luns atomic.Pointer[lunMap]
 
-	mu      sync.Mutex // guards changes of luns, and nexuses
-	nexuses map[*Nexus]struct{}
+	mu       sync.Mutex // guards changes of luns, nexuses and unmapped
+	nexuses  map[*Nexus]struct{}
+	unmapped []*LogicalUnit // may still have tasks of this target's nexuses
 
 	alua targetALUA
 }
@@ -160,8 +161,29 @@ func (t *Target) Unmap(lun uint16) error {
 	rest := slices.DeleteFunc(old.mappings(), func(m *mapping) bool { return m == gone })
 	t.luns.Store(newLUNMap(rest))
 	gone.lu.detachMapping(gone)
+	t.unmapped = append(slices.DeleteFunc(t.unmapped, t.forgotten), gone.lu)
 	t.lunsChanged()
 	return nil
+}
+
+// uses tells whether the I_T_L nexus is one of this target's.
+func (t *Target) uses(it *itl) bool { return it.nexus.target == t }
+
+// forgotten tells whether none of the target's nexuses knows the unit any more.
+func (t *Target) forgotten(lu *LogicalUnit) bool { return len(lu.nexuses(t.uses)) == 0 }
+
+// leftovers are the units that are not mapped any more and may still have tasks.
+func (t *Target) leftovers() (out []*LogicalUnit) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.unmapped = slices.DeleteFunc(t.unmapped, t.forgotten)
+	for _, lu := range t.unmapped {
+		mapped := func(m *mapping) bool { return m.lu == lu }
+		if !slices.Contains(out, lu) && !slices.ContainsFunc(t.luns.Load().mappings(), mapped) {
+			out = append(out, lu)
+		}
+	}
+	return out
 }
 
 // lunsChanged is called with t.mu held.

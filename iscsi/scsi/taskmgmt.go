@@ -120,6 +120,21 @@ func (n *Nexus) local(lun uint64) *itl {
 	return n.itls[i]
 }
 
+// find is the task with the initiator task tag, in the LUN's present mapping or in an older one.
+func (n *Nexus) find(lun uint64, tag uint32) *Command {
+	for _, it := range append(n.old[:len(n.old):len(n.old)], n.local(lun)) {
+		if it == nil {
+			continue
+		}
+		for c := it.head; c != nil; c = c.next {
+			if c.Tag == tag && c.LUN == lun {
+				return c
+			}
+		}
+	}
+	return nil
+}
+
 // TaskAbortedStatus tells whether commands on the logical unit that another I_T nexus aborts end with
 // TASK ABORTED (SPC-4 §7.5.8 TAS), for those that still gather data.
 func (t *Target) TaskAbortedStatus(lun uint64) bool {
@@ -141,15 +156,11 @@ func (t *Target) CommandsCleared(n *Nexus, lun uint64) {
 
 // AbortTask aborts the task with the initiator task tag.
 func (t *Target) AbortTask(n *Nexus, lane int, lun uint64, tag uint32, done func(ManagementResponse)) {
-	if it := n.local(lun); it != nil {
-		for c := it.head; c != nil; c = c.next {
-			if c.Tag == tag {
-				wait := newWait(t.answer(lane, done))
-				c.abort(true, wait)
-				wait.done(lane)
-				return
-			}
-		}
+	if c := n.find(lun, tag); c != nil {
+		wait := newWait(t.answer(lane, done))
+		c.abort(true, wait)
+		wait.done(lane)
+		return
 	}
 	if t.unitAt(lun) == nil {
 		done(LUNDoesNotExist)
@@ -197,6 +208,10 @@ func (t *Target) TargetReset(n *Nexus, lane int, done func(ManagementResponse)) 
 		wait.pending.Add(1)
 		m.lu.reset(n, lane, wait.done)
 	}
+	for _, lu := range t.leftovers() {
+		wait.pending.Add(1)
+		lu.abortTasks(n, lane, false, t.uses, wait.done)
+	}
 	wait.done(lane)
 }
 
@@ -204,7 +219,7 @@ func (t *Target) TargetReset(n *Nexus, lane int, done func(ManagementResponse)) 
 // nexus has none left, so that it can be closed.
 func (t *Target) AbortNexus(n *Nexus, lane int, done func()) {
 	wait := newWait(func(int) { done() })
-	for _, it := range n.itls {
+	for _, it := range append(n.itls[:len(n.itls):len(n.itls)], n.old...) {
 		if it != nil {
 			it.abortTasks(true, wait)
 		}

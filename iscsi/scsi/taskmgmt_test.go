@@ -135,6 +135,51 @@ func TestAbortTaskWaitsForTheBackend(t *testing.T) {
 	}
 }
 
+// Commands in flight on a LUN that was unmapped, and perhaps mapped again and used, are aborted and
+// waited for all the same.
+func TestTasksOfOldMappings(t *testing.T) {
+	functions := map[string]func(b *testbed, done func(ManagementResponse)){
+		"abort task":     func(b *testbed, done func(ManagementResponse)) { b.target.AbortTask(b.nexus, 0, 0, 7, done) },
+		"abort task set": func(b *testbed, done func(ManagementResponse)) { b.target.AbortTaskSet(b.nexus, 0, 0, done) },
+		"LUN reset":      func(b *testbed, done func(ManagementResponse)) { b.target.LUNReset(b.nexus, 0, 0, done) },
+		"target reset":   func(b *testbed, done func(ManagementResponse)) { b.target.TargetReset(b.nexus, 0, done) },
+		"abort nexus": func(b *testbed, done func(ManagementResponse)) {
+			b.target.AbortNexus(b.nexus, 0, func() { done(FunctionComplete) })
+		},
+	}
+	for name, abort := range functions {
+		for _, again := range []bool{false, true} {
+			if !again && (name == "LUN reset" || name == "abort task set") {
+				continue // there is no such LUN
+			}
+			b := newTestbed(t, 64, nil)
+			c, done := b.held(b.nexus, Simple, 7)
+			if err := b.target.Unmap(0); err != nil {
+				t.Fatal(err)
+			}
+			if again {
+				if err := b.target.Map(0, b.unit); err != nil {
+					t.Fatal(err)
+				}
+				b.start(b.nexus, 0, Simple, 8, cdb(0), nil, 0)
+			}
+			var r response
+			abort(b, r.done)
+			if r.count != 0 {
+				t.Errorf("%s, mapped again %v: complete with the task in the backend", name, again)
+			}
+			b.store.release()
+			if r.count != 1 || r.last != FunctionComplete || *done != 1 || c.Status != TaskAborted {
+				t.Errorf("%s, mapped again %v: %d answers, %v, task %v", name, again, r.count, r.last, c.Status)
+			}
+			b.nexus.Close()
+			if len(b.unit.itls) != 0 {
+				t.Errorf("%s, mapped again %v: %d I_T_L nexuses are left", name, again, len(b.unit.itls))
+			}
+		}
+	}
+}
+
 func TestAbortTaskSetLeavesOthers(t *testing.T) {
 	b := newTestbed(t, 64, nil)
 	other := b.login("other")

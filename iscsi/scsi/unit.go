@@ -2,6 +2,7 @@ package scsi
 
 import (
 	"fmt"
+	"slices"
 	"sync"
 	"sync/atomic"
 )
@@ -92,7 +93,7 @@ type LogicalUnit struct {
 	power   atomic.Uint32 // powerActive and its like
 
 	mu         sync.Mutex // guards itls and preventing
-	itls       map[*itl]struct{}
+	itls       []*itl
 	preventing map[*itl]struct{} // those which prevent medium removal
 
 	reservations unitReservations
@@ -106,7 +107,7 @@ func NewLogicalUnit(b Backend, opts UnitOptions) (*LogicalUnit, error) {
 		return nil, fmt.Errorf("new logical unit: %w", err)
 	}
 	opts.setDefaults()
-	lu := &LogicalUnit{backend: b, opts: opts, itls: map[*itl]struct{}{}, preventing: map[*itl]struct{}{}}
+	lu := &LogicalUnit{backend: b, opts: opts, preventing: map[*itl]struct{}{}}
 	lu.modes.Store(defaultModes(&opts))
 	return lu, nil
 }
@@ -120,30 +121,35 @@ func (lu *LogicalUnit) blocks() uint64 { return uint64(lu.backend.Size()) / bloc
 func (lu *LogicalUnit) attachNexus(it *itl) {
 	lu.mu.Lock()
 	defer lu.mu.Unlock()
-	lu.itls[it] = struct{}{}
+	lu.itls = append(lu.itls, it)
 }
 
 func (lu *LogicalUnit) detachNexus(it *itl) {
 	lu.mu.Lock()
 	defer lu.mu.Unlock()
-	delete(lu.itls, it)
+	if i := slices.Index(lu.itls, it); i >= 0 {
+		lu.itls = slices.Delete(lu.itls, i, i+1)
+	}
 	delete(lu.preventing, it)
 }
 
-// detachMapping forgets the I_T nexuses that used the unit by m.
+// detachMapping lets go of what the I_T nexuses that used the unit by m hold of it. Their tasks go on,
+// within reach of task management.
 func (lu *LogicalUnit) detachMapping(m *mapping) {
 	for _, it := range lu.nexuses(func(it *itl) bool { return it.mapping == m }) {
-		lu.detachNexus(it)
+		lu.mu.Lock()
+		delete(lu.preventing, it)
+		lu.mu.Unlock()
 		lu.nexusLost(it)
 	}
 }
 
-// nexuses lists the unit's I_T_L nexuses that match accepts; nil means all.
+// nexuses lists the unit's I_T_L nexuses that match accepts, oldest first; nil means all.
 func (lu *LogicalUnit) nexuses(match func(*itl) bool) []*itl {
 	lu.mu.Lock()
 	defer lu.mu.Unlock()
 	var out []*itl
-	for it := range lu.itls {
+	for _, it := range lu.itls {
 		if match == nil || match(it) {
 			out = append(out, it)
 		}
