@@ -307,9 +307,9 @@ func (c *conn) forget(t *task) {
 
 // vanish is forget with no answer to come that could tell of the window that opens.
 func (c *conn) vanish(t *task) {
-	shut := c.win.used >= c.win.depth
 	c.forget(t)
-	if shut {
+	if c.win.secret() {
+		c.win.told = c.win.last()
 		c.reopen()
 	}
 }

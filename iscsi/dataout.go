@@ -72,9 +72,10 @@ func (c *conn) makeRoom(t *task, immediate int) {
 }
 
 // starve receives nothing more until t, whose data is on its way, has a buffer. If other commands of
-// the connection wait for data too, it would wait for itself: then the answer is TASK SET FULL.
+// the connection wait for data too, or hold buffers until their turn comes, it would wait for itself:
+// then the answer is TASK SET FULL.
 func (c *conn) starve(t *task) {
-	if c.expecting > 0 {
+	if c.expecting > 0 || c.win.holdsBuffers() {
 		t.blame(faultFull)
 		return
 	}

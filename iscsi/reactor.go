@@ -39,13 +39,18 @@ func (r *reactor) batch() {
 }
 
 // feed starts the commands that wait for a buffer, in their order, while there are buffers. A
-// connection that holds its share already does not hold up the others.
+// connection that holds its share already does not hold up the others. A command that has stopped its
+// connection's receiver goes before those that would ask for data: it could not come in.
 func (r *reactor) feed() {
 	starved := false
 	for t := r.hungry.take(); t != nil; {
 		next := t.next
 		switch {
-		case t.abandoned, !starved && t.conn.provide(t):
+		case t.abandoned:
+			t.conn.fed(t)
+		case t.out.missing() && t.conn.starved != nil && t.conn.starved != t:
+			r.hungry.push(t)
+		case !starved && t.conn.provide(t):
 			t.conn.fed(t)
 		default:
 			starved = starved || !t.conn.overBudget(t)

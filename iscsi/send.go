@@ -135,7 +135,8 @@ func (c *conn) stamp(f *frame) {
 	if f.opens {
 		c.win.used--
 	}
-	f.head().SetWindow(c.win.expected, c.win.last())
+	c.win.told = c.win.last()
+	f.head().SetWindow(c.win.expected, c.win.told)
 	f.head().SetDataLen(len(f.data))
 }
 

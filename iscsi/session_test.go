@@ -395,6 +395,41 @@ func TestTaskSetFullWhileGathering(t *testing.T) {
 	}
 }
 
+// So would one whose buffers are held by a command that came before its turn.
+func TestTaskSetFullBeforeTheTurn(t *testing.T) {
+	f := newFixture(t)
+	c := f.ready()
+	f.buffers.setLimit(512)
+	first := c.command(write10(0, 1), pdu.FlagWrite, 512)
+	second := c.command(write10(8, 1), pdu.FlagWrite, 512)
+	c.send(second, pattern(512, 2))
+	c.send(first, pattern(512, 1))
+	for _, want := range []scsi.Status{scsi.TaskSetFull, scsi.Good} {
+		if a := c.expect(pdu.OpSCSIResponse); a.scsiStatus() != want {
+			t.Errorf("status %v, want %v", a.scsiStatus(), want)
+		}
+	}
+	f.holds(8, pattern(512, 2))
+}
+
+// The command that stops the receiver gets the first buffer: what is asked for meanwhile could not come in.
+func TestStarvedCommandGoesFirst(t *testing.T) {
+	f := newFixture(t)
+	c := f.ready()
+	f.buffers.setLimit(1)
+	asked := c.command(write10(0, 1), pdu.FlagWrite, 512)
+	c.send(asked, nil)
+	c.send(c.command(write10(8, 1), pdu.FlagWrite, 512), pattern(512, 2))
+	c.silence()
+	f.buffers.setLimit(512)
+	c.good()
+	ttt := c.r2t(asked.ITT(), 0, 0, 512)
+	c.dataOut(asked.ITT(), ttt, 0, 0, pattern(512, 1), true)
+	c.good()
+	f.holds(0, pattern(512, 1))
+	f.holds(8, pattern(512, 2))
+}
+
 func TestDropSession(t *testing.T) {
 	f := newFixture(t)
 	c := f.ready()

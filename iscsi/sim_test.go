@@ -257,7 +257,7 @@ func (w *world) dial(p *simPort) {
 // entered: a port's older sessions are over when a new one begins, their commands too.
 func (w *world) entered(c *simConn) {
 	for _, old := range w.conns {
-		if old == c || old.port != c.port {
+		if old.port != c.port || old.sock.number >= c.sock.number {
 			continue
 		}
 		if !old.sock.closing {

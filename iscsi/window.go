@@ -1,13 +1,18 @@
 package iscsi
 
-import "lunar/iscsi/pdu"
+import (
+	"slices"
+
+	"lunar/iscsi/pdu"
+)
 
 // window is the session's command window, RFC 7143 §4.2.2.1. Commands hold a place from their
 // turn until their answer is sent, so MaxCmdSN stands still while no place comes free.
 type window struct {
 	expected uint32 // ExpCmdSN
 	depth    int
-	used     int // places that commands hold
+	used     int    // places that commands hold
+	told     uint32 // MaxCmdSN as the initiator knows it
 	early    []held
 }
 
@@ -32,6 +37,9 @@ const (
 // last is MaxCmdSN.
 func (w *window) last() uint32 { return w.expected + uint32(max(w.depth-w.used, 0)) - 1 }
 
+// secret tells whether the window is open and the initiator takes it for shut.
+func (w *window) secret() bool { return w.told == w.expected-1 && w.told != w.last() }
+
 func (w *window) place(sn uint32) place {
 	switch {
 	case !pdu.InWindow(sn, w.expected, w.last()):
@@ -45,6 +53,11 @@ func (w *window) place(sn uint32) place {
 		}
 	}
 	return placeLater
+}
+
+// holdsBuffers tells whether a command that came before its turn has a buffer.
+func (w *window) holdsBuffers() bool {
+	return slices.ContainsFunc(w.early, func(h held) bool { return h.task != nil && h.task.buf != nil })
 }
 
 // next takes out the held request whose turn it is.
