@@ -109,8 +109,9 @@ func (c *conn) flush() {
 		return
 	}
 	tx.bufs, tx.sending = tx.bufs[:0], tx.sending[:0]
-	for tx.first != nil && len(tx.bufs)+vectorsPerFrame <= MaxSendBuffers {
+	for last := false; tx.first != nil && !last && len(tx.bufs)+vectorsPerFrame <= MaxSendBuffers; {
 		f := tx.first
+		last = f.last
 		tx.first, f.next = f.next, nil
 		tx.queued--
 		c.stamp(f)

@@ -264,6 +264,19 @@ func TestLogout(t *testing.T) {
 	}
 }
 
+// §11.15: the Logout Response is the connection's last PDU, whatever ran in the same batch.
+func TestNothingFollowsTheLogoutResponse(t *testing.T) {
+	f := newFixture(t)
+	c := f.ready()
+	logout := c.request(pdu.OpLogoutRequest, pdu.FlagFinal)
+	c.send(c.command(cdb(0), 0, 0), nil) // before its turn
+	c.send(logout, nil)
+	c.expect(pdu.OpLogoutResponse)
+	if a, err := c.tryRecv(5 * time.Second); err == nil {
+		t.Errorf("%v followed", a.Opcode())
+	}
+}
+
 // §11.13.5: beyond the limit a login is told "out of resources"; room made is used again.
 func TestConnectionLimit(t *testing.T) {
 	f := newFixture(t, func(o *Options) { o.MaxConnections = 2 })

@@ -82,6 +82,8 @@ func (c *simConn) take(h *pdu.Header, data []byte) {
 	c.world.log("%v < %v tag %x stat %x window %x..%x flags %02x %d bytes", c, h.Opcode(), h.ITT(), h.StatSN(), h.ExpCmdSN(), h.MaxCmdSN(), h.Flags(), len(data))
 	on := simAnswers[h.Opcode()]
 	switch {
+	case c.left:
+		c.fail("LogoutLast", "%v behind the logout's answer", h.Opcode())
 	case on == nil:
 		c.fail("OpcodeKnown", "%v", h.Opcode())
 		return
@@ -338,7 +340,7 @@ func (c *simConn) onLogout(h *pdu.Header, _ []byte) {
 	if result := (pdu.LogoutResponse{Header: h}).Result(); !c.logout || result != pdu.LogoutDone {
 		c.fail("LogoutResult", "%d", result)
 	}
-	c.fatal, c.logout = true, false
+	c.fatal, c.logout, c.left = true, false, true
 }
 
 func (c *simConn) onAsync(h *pdu.Header, _ []byte) {

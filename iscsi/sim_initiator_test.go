@@ -91,7 +91,8 @@ type simConn struct {
 	nops             map[uint32][]byte // by tag: what has to come back
 	texts            map[uint32]bool
 	pongs            []uint32 // NOP-In to answer
-	logout           bool
+	logout           bool     // asked for
+	left             bool     // and answered
 	rejects          map[pdu.Header][]simReject
 }
 
@@ -283,6 +284,11 @@ func (c *simConn) planData(cmd *simCommand) (immediate, total int, more bool) {
 	}
 	bad := c.chance(16)
 	limit := min(p.FirstBurst, cmd.edtl)
+	if most := min(cmd.edtl, c.targetMax); bad && most > limit && c.chance(2) {
+		cmd.spoil(verdictAmount)
+		cmd.spoil(verdictUnsolicited)
+		return limit + 1 + c.rnd(most-limit), 0, false
+	}
 	if limit > 0 && (p.ImmediateData || bad) && !c.chance(3) {
 		immediate = min(limit, c.targetMax)
 		if c.chance(3) {
