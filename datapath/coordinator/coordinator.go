@@ -22,6 +22,16 @@ type Options struct {
 	Epoch         uint64        // of this term; greater than every earlier one of the volume
 	RecallTimeout time.Duration // for one holder to return a range; default 35 s, over a device's time-out
 	Log           *slog.Logger  // default slog.Default()
+
+	// Members are the nodes that may hold layouts of older epochs. Until each has acknowledged this
+	// term, or is expelled, nothing is freed, moved, shared, deleted or renamed.
+	Members []protocol.NodeID
+	// Fence makes sure that a node cannot write to the device any more; nil means proven. It is called
+	// when the node did not answer a recall in time, again and again until it succeeds. Without it a
+	// recall that fails fails the change.
+	Fence func(ctx context.Context, node protocol.NodeID) error
+	// Failed is told, once, that this term's path to the device or its file system is gone.
+	Failed func(error)
 }
 
 // Validate tells what is wrong with o.
@@ -113,12 +123,48 @@ func (c *Coordinator) enter() error {
 	return nil
 }
 
+// enterFor is enter for a call that bears an epoch.
+func (c *Coordinator) enterFor(epoch uint64) error {
+	if err := c.checkEpoch(epoch); err != nil {
+		return err
+	}
+	return c.enter()
+}
+
+// checkEpoch refuses what is not of this term.
+func (c *Coordinator) checkEpoch(epoch uint64) error {
+	if epoch != c.opts.Epoch {
+		return fmt.Errorf("call of epoch %d in %d: %w", epoch, c.opts.Epoch, ErrStaleEpoch)
+	}
+	return nil
+}
+
+// Hello says that a node's process is there; incarnation is greater with each of its starts. What an
+// earlier process of that node held is gone with it.
+func (c *Coordinator) Hello(ctx context.Context, node protocol.NodeID, incarnation uint64) error {
+	return c.enterThen(func() error { return nil })
+}
+
+// Acknowledge says that a node has attached every image that it has open under epoch, and holds
+// nothing of an older one.
+func (c *Coordinator) Acknowledge(ctx context.Context, node protocol.NodeID, epoch uint64) error {
+	return c.enterThen(func() error { return c.checkEpoch(epoch) })
+}
+
+// Expel says that a node is fenced: what it held is gone.
+func (c *Coordinator) Expel(node protocol.NodeID) {}
+
+func (c *Coordinator) enterThen(fn func() error) error {
+	if err := c.enter(); err != nil {
+		return err
+	}
+	defer c.calls.Done()
+	return fn()
+}
+
 // image finds the open image of a call, counted in as enter does.
 func (c *Coordinator) image(call protocol.Call) (*image, error) {
-	if call.Epoch != c.opts.Epoch {
-		return nil, fmt.Errorf("call of epoch %d in %d: %w", call.Epoch, c.opts.Epoch, ErrStaleEpoch)
-	}
-	if err := c.enter(); err != nil {
+	if err := c.enterFor(call.Epoch); err != nil {
 		return nil, err
 	}
 	c.mu.Lock()
@@ -149,8 +195,9 @@ func (c *Coordinator) free() int64 {
 	return free
 }
 
-// Attach opens the image at path for a holder: the grant describes all of it. Each Attach needs a Detach.
-func (c *Coordinator) Attach(ctx context.Context, path string, h protocol.Holder) (protocol.Grant, protocol.HolderID, error) {
+// Attach opens the image at path for a holder on a node: the grant describes all of it. Each Attach
+// needs a Detach.
+func (c *Coordinator) Attach(ctx context.Context, node protocol.NodeID, path string, h protocol.Holder) (protocol.Grant, protocol.HolderID, error) {
 	if err := c.enter(); err != nil {
 		return protocol.Grant{}, 0, err
 	}
@@ -161,7 +208,7 @@ func (c *Coordinator) Attach(ctx context.Context, path string, h protocol.Holder
 	if err != nil {
 		return protocol.Grant{}, 0, explain(path, "open", err)
 	}
-	g, id, err := im.join(ctx, h)
+	g, id, err := im.join(ctx, node, h)
 	if err != nil {
 		return g, id, errors.Join(explain(path, "open", err), c.dropIfUnused(ctx, im))
 	}

@@ -150,7 +150,7 @@ func TestUnmapPunchesBlocksAndZeroesEdges(t *testing.T) {
 				}
 			}
 			v.Detach(ctx, o.call, o.id)
-			if err := v.Delete(ctx, "u"); err != nil {
+			if err := v.Delete(ctx, v.meta(), "u"); err != nil {
 				t.Fatal(err)
 			}
 		}
@@ -186,7 +186,7 @@ func TestSharedExtentsAreUnsharedBeforeTheyAreWritten(t *testing.T) {
 	o := v.image(t, "base", 16*mib)
 	before := pattern(2*mib, 3)
 	o.write(t, before, 0)
-	if err := v.Clone(ctx, "base", "snap"); err != nil {
+	if err := v.Clone(ctx, v.meta(), "base", "snap"); err != nil {
 		t.Fatal(err)
 	}
 	if !o.layout().Is(layout.Range{Len: 2 * mib}, func(s layout.State) bool { return s == layout.Shared }) {
@@ -205,7 +205,7 @@ func TestSharedExtentsAreUnsharedBeforeTheyAreWritten(t *testing.T) {
 func TestExt4CannotClone(t *testing.T) {
 	v := scratch(t, coordinator.Ext4)
 	v.image(t, "a", mib)
-	if err := v.Clone(ctx, "a", "b"); !errors.Is(err, coordinator.ErrUnsupported) {
+	if err := v.Clone(ctx, v.meta(), "a", "b"); !errors.Is(err, coordinator.ErrUnsupported) {
 		t.Fatal(err)
 	}
 	if _, err := v.Stat(ctx, "b"); !errors.Is(err, coordinator.ErrNotFound) {
@@ -237,23 +237,23 @@ func TestBadPaths(t *testing.T) {
 	each(t, func(t *testing.T, v *volume) {
 		v.image(t, "dir/a", mib)
 		for _, p := range []string{"", "/etc/x", "../x", "dir/../../x", "dir//a", "./a", "a\x00b", "lost+found/x", "dir/", strings.Repeat("x", 300)} {
-			if err := v.Create(ctx, p, protocol.CreateOptions{Size: mib}); !errors.Is(err, coordinator.ErrPath) {
+			if err := v.Create(ctx, v.meta(), p, protocol.CreateOptions{Size: mib}); !errors.Is(err, coordinator.ErrPath) {
 				t.Errorf("create %q: %v", p, err)
 			}
-			if _, _, err := v.Attach(ctx, p, &holder{}); !errors.Is(err, coordinator.ErrPath) {
+			if _, _, err := v.Attach(ctx, "n1", p, &holder{}); !errors.Is(err, coordinator.ErrPath) {
 				t.Errorf("open %q: %v", p, err)
 			}
 		}
-		if err := v.Create(ctx, "dir/a/b", protocol.CreateOptions{Size: mib}); err == nil {
+		if err := v.Create(ctx, v.meta(), "dir/a/b", protocol.CreateOptions{Size: mib}); err == nil {
 			t.Error("an image became a folder")
 		}
-		if _, _, err := v.Attach(ctx, "dir", &holder{}); !errors.Is(err, coordinator.ErrPath) {
+		if _, _, err := v.Attach(ctx, "n1", "dir", &holder{}); !errors.Is(err, coordinator.ErrPath) {
 			t.Errorf("a folder: %v", err)
 		}
-		if err := v.Create(ctx, "dir/a", protocol.CreateOptions{Size: mib}); !errors.Is(err, coordinator.ErrExists) {
+		if err := v.Create(ctx, v.meta(), "dir/a", protocol.CreateOptions{Size: mib}); !errors.Is(err, coordinator.ErrExists) {
 			t.Errorf("twice: %v", err)
 		}
-		if err := v.Create(ctx, "b", protocol.CreateOptions{Size: 1000}); !errors.Is(err, coordinator.ErrSize) {
+		if err := v.Create(ctx, v.meta(), "b", protocol.CreateOptions{Size: 1000}); !errors.Is(err, coordinator.ErrSize) {
 			t.Errorf("size 1000: %v", err)
 		}
 	})
@@ -263,32 +263,32 @@ func TestNamespace(t *testing.T) {
 	each(t, func(t *testing.T, v *volume) {
 		o := v.image(t, "a", 4*mib)
 		o.write(t, pattern(4096, 1), 2*mib)
-		if err := v.Delete(ctx, "a"); !errors.Is(err, coordinator.ErrInUse) {
+		if err := v.Delete(ctx, v.meta(), "a"); !errors.Is(err, coordinator.ErrInUse) {
 			t.Fatalf("deleted in use: %v", err)
 		}
-		if err := v.Rename(ctx, "a", "b"); !errors.Is(err, coordinator.ErrInUse) {
+		if err := v.Rename(ctx, v.meta(), "a", "b"); !errors.Is(err, coordinator.ErrInUse) {
 			t.Fatalf("renamed in use: %v", err)
 		}
-		if err := v.Resize(ctx, "a", mib, true); !errors.Is(err, coordinator.ErrInUse) {
+		if err := v.Resize(ctx, v.meta(), "a", mib, true); !errors.Is(err, coordinator.ErrInUse) {
 			t.Fatalf("shrunk in use: %v", err)
 		}
-		if err := v.Resize(ctx, "a", 8*mib, false); err != nil || o.layout().Size() != 8*mib {
+		if err := v.Resize(ctx, v.meta(), "a", 8*mib, false); err != nil || o.layout().Size() != 8*mib {
 			t.Fatalf("grow: %v, %d", err, o.layout().Size())
 		}
 		v.Detach(ctx, o.call, o.id)
-		if err := v.Resize(ctx, "a", mib, false); !errors.Is(err, coordinator.ErrHoldsData) {
+		if err := v.Resize(ctx, v.meta(), "a", mib, false); !errors.Is(err, coordinator.ErrHoldsData) {
 			t.Fatalf("shrunk below its data: %v", err)
 		}
-		if err := v.Resize(ctx, "a", 4*mib, false); err != nil {
+		if err := v.Resize(ctx, v.meta(), "a", 4*mib, false); err != nil {
 			t.Fatal(err)
 		}
-		if err := v.Create(ctx, "c", protocol.CreateOptions{Size: mib, Eager: true}); err != nil {
+		if err := v.Create(ctx, v.meta(), "c", protocol.CreateOptions{Size: mib, Eager: true}); err != nil {
 			t.Fatal(err)
 		}
-		if err := v.Rename(ctx, "a", "c"); !errors.Is(err, coordinator.ErrExists) {
+		if err := v.Rename(ctx, v.meta(), "a", "c"); !errors.Is(err, coordinator.ErrExists) {
 			t.Fatalf("renamed over another: %v", err)
 		}
-		if err := v.Rename(ctx, "a", "d/e/f"); err != nil {
+		if err := v.Rename(ctx, v.meta(), "a", "d/e/f"); err != nil {
 			t.Fatal(err)
 		}
 		list, err := v.List(ctx)
@@ -298,7 +298,7 @@ func TestNamespace(t *testing.T) {
 		if eager := v.attach(t, "c"); eager.layout().Bytes(layout.Written) != mib {
 			t.Fatalf("eager: %v", eager.layout().Extents())
 		}
-		if err := v.Delete(ctx, "d/e/f"); err != nil {
+		if err := v.Delete(ctx, v.meta(), "d/e/f"); err != nil {
 			t.Fatal(err)
 		}
 		if _, err := v.Stat(ctx, "d/e/f"); !errors.Is(err, coordinator.ErrNotFound) {
@@ -330,8 +330,8 @@ func TestRecallBeforeChange(t *testing.T) {
 			_, err := v.CompareAndWrite(ctx, o.call, pattern(4096, 1), pattern(4096, 2), 0, false)
 			return err
 		},
-		"clone": func() error { return v.Clone(ctx, "a", "b") },
-		"grow":  func() error { return v.Resize(ctx, "a", 8*mib, false) },
+		"clone": func() error { return v.Clone(ctx, v.meta(), "a", "b") },
+		"grow":  func() error { return v.Resize(ctx, v.meta(), "a", 8*mib, false) },
 	} {
 		if err := change(); !errors.Is(err, coordinator.ErrRecall) {
 			t.Errorf("%s: %v", name, err)

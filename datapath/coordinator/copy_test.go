@@ -160,9 +160,9 @@ func TestCopiesDoNotWaitInACircle(t *testing.T) {
 	run("a to b", func(i int) error { return a.copyTo(b, 8*mib, layout.Range{Len: 2 * mib}) })
 	run("b to a", func(i int) error { return b.copyTo(a, 8*mib, layout.Range{Len: 2 * mib}) })
 	run("a to a", func(i int) error { return a.copyTo(a, 12*mib, layout.Range{Off: 2 * mib, Len: mib}) })
-	run("resize", func(i int) error { return v.Resize(ctx, "b", 16*mib+int64(i+1)*4096, false) })
+	run("resize", func(i int) error { return v.Resize(ctx, v.meta(), "b", 16*mib+int64(i+1)*4096, false) })
 	run("open", func(int) error {
-		g, id, err := v.Attach(ctx, "b", forgetful{})
+		g, id, err := v.Attach(ctx, "n1", "b", forgetful{})
 		if err == nil {
 			err = v.Detach(ctx, g.Call, id)
 		}

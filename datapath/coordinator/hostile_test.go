@@ -27,11 +27,11 @@ func TestOverwriteOfOnceSharedBlocksStays(t *testing.T) {
 	v := scratch(t, coordinator.XFS)
 	o := v.image(t, "a", 4*mib)
 	o.write(t, pattern(mib, 1), 0)
-	if err := v.Clone(ctx, "a", "b"); err != nil {
+	if err := v.Clone(ctx, v.meta(), "a", "b"); err != nil {
 		t.Fatal(err)
 	}
 	o.write(t, pattern(4096, 2), 0)
-	if err := v.Delete(ctx, "b"); err != nil {
+	if err := v.Delete(ctx, v.meta(), "b"); err != nil {
 		t.Fatal(err)
 	}
 	v.settle(t)
@@ -90,11 +90,11 @@ func TestUnmapBesideGrow(t *testing.T) {
 	each(t, func(t *testing.T, v *volume) {
 		const old = mib + 512
 		mine := bytes.Repeat([]byte{0x77}, 512)
-		if err := v.Create(ctx, "a", protocol.CreateOptions{Size: old}); err != nil {
+		if err := v.Create(ctx, v.meta(), "a", protocol.CreateOptions{Size: old}); err != nil {
 			t.Fatal(err)
 		}
 		h := &growHolder{holder: &holder{}, granted: func(protocol.Grant) {}, recall: func() {}}
-		g, id, err := v.Attach(ctx, "a", h)
+		g, id, err := v.Attach(ctx, "n1", "a", h)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -121,7 +121,7 @@ func TestUnmapBesideGrow(t *testing.T) {
 				rawWrite(t, v, e.DevOff+old-e.FileOff, mine)
 			}
 		}
-		if err := v.Resize(ctx, "a", 4*mib, false); err != nil {
+		if err := v.Resize(ctx, v.meta(), "a", 4*mib, false); err != nil {
 			t.Fatal(err)
 		}
 		if err := <-unmapped; err != nil {
@@ -244,7 +244,7 @@ func TestFilesThatCannotBeImages(t *testing.T) {
 			}
 			v := mountAt(t, openDevice(t, l.Path), 1)
 			if c.want != "" {
-				if _, _, err := v.Attach(ctx, "f", &holder{}); !errors.Is(err, coordinator.ErrUnsupported) || !strings.Contains(err.Error(), c.want) {
+				if _, _, err := v.Attach(ctx, "n1", "f", &holder{}); !errors.Is(err, coordinator.ErrUnsupported) || !strings.Contains(err.Error(), c.want) {
 					t.Fatalf("it must be refused with %q: %v", c.want, err)
 				}
 				return
@@ -277,7 +277,7 @@ func exercise(t *testing.T, v *volume) {
 	o := v.attach(t, "f")
 	size := o.layout().Size()
 	want := o.read(t, 0, int(size))
-	if err := v.Resize(ctx, "f", 6*mib+512, false); err != nil {
+	if err := v.Resize(ctx, v.meta(), "f", 6*mib+512, false); err != nil {
 		t.Fatal(err)
 	}
 	want = append(want, make([]byte, 6*mib+512-size)...)
@@ -328,7 +328,7 @@ func TestJournalledFileIsRefused(t *testing.T) {
 		t.Skip(err)
 	}
 	v := mountAt(t, openDevice(t, l.Path), 1)
-	if _, _, err := v.Attach(ctx, "f", &holder{}); !errors.Is(err, coordinator.ErrUnsupported) || !strings.Contains(err.Error(), "chattr -j") {
+	if _, _, err := v.Attach(ctx, "n1", "f", &holder{}); !errors.Is(err, coordinator.ErrUnsupported) || !strings.Contains(err.Error(), "chattr -j") {
 		t.Fatal(err)
 	}
 }
@@ -358,7 +358,7 @@ func TestOddNames(t *testing.T) {
 			o.write(t, pattern(512, 2), 512)
 		}
 		for _, name := range []string{"fifo", "symlink", "d"} {
-			if _, _, err := v.Attach(ctx, name, &holder{}); !errors.Is(err, coordinator.ErrPath) {
+			if _, _, err := v.Attach(ctx, "n1", name, &holder{}); !errors.Is(err, coordinator.ErrPath) {
 				t.Errorf("%s %s: %v", fs, name, err)
 			}
 		}
@@ -367,7 +367,7 @@ func TestOddNames(t *testing.T) {
 		if one.call != two.call || !bytes.Equal(one.read(t, 0, 512), pattern(512, 3)) || len(one.recalls) != len(two.recalls) {
 			t.Errorf("%s: two names of one file are two images", fs)
 		}
-		if err := v.Delete(ctx, "link"); !errors.Is(err, coordinator.ErrInUse) {
+		if err := v.Delete(ctx, v.meta(), "link"); !errors.Is(err, coordinator.ErrInUse) {
 			t.Errorf("%s: deleted by its other name: %v", fs, err)
 		}
 	}

@@ -23,10 +23,16 @@ type image struct {
 	path    string
 	table   protocol.Table
 	waiting map[*protocol.Op]chan struct{} // closed when the operation has its range
-	holders map[protocol.HolderID]protocol.Holder
+	holders map[protocol.HolderID]member
 	lastID  protocol.HolderID
 	layout  *layout.Layout // what the file system has durably
 	window  window
+}
+
+// member is a holder and where it is.
+type member struct {
+	protocol.Holder
+	node protocol.NodeID
 }
 
 func newImage(c *Coordinator, id protocol.ImageID, path string, f *os.File, l *layout.Layout) *image {
@@ -34,7 +40,7 @@ func newImage(c *Coordinator, id protocol.ImageID, path string, f *os.File, l *l
 		c: c, id: id, path: path, file: f, layout: l,
 		table:   protocol.Table{Epoch: c.opts.Epoch},
 		waiting: map[*protocol.Op]chan struct{}{},
-		holders: map[protocol.HolderID]protocol.Holder{},
+		holders: map[protocol.HolderID]member{},
 		window:  newWindow(),
 	}
 }
@@ -58,7 +64,7 @@ func (im *image) current() *layout.Layout {
 }
 
 // join adds a holder and grants it the whole image, between changes.
-func (im *image) join(ctx context.Context, h protocol.Holder) (g protocol.Grant, id protocol.HolderID, err error) {
+func (im *image) join(ctx context.Context, node protocol.NodeID, h protocol.Holder) (g protocol.Grant, id protocol.HolderID, err error) {
 	op := &protocol.Op{Range: protocol.Everywhere}
 	if err := im.admit(ctx, op); err != nil {
 		return g, 0, err
@@ -67,7 +73,7 @@ func (im *image) join(ctx context.Context, h protocol.Holder) (g protocol.Grant,
 	im.mu.Lock()
 	defer im.mu.Unlock()
 	im.lastID++
-	im.holders[im.lastID] = h
+	im.holders[im.lastID] = member{h, node}
 	im.table.Join(im.lastID)
 	return im.grant(layout.Range{Len: im.layout.Size()}, 0), im.lastID, nil
 }

@@ -29,16 +29,26 @@ func (c *Coordinator) inName(p, operation string, fn func() error) error {
 	return explain(p, operation, fn())
 }
 
+// changeName is inName for a change of this term.
+func (c *Coordinator) changeName(m protocol.Meta, p, operation string, fn func() error) error {
+	return c.inName(p, operation, func() error {
+		if err := c.checkEpoch(m.Epoch); err != nil {
+			return err
+		}
+		return fn()
+	})
+}
+
 // Create makes an image, and the folders above it. It appears whole or not at all, also after a
 // crash, and is durable on return.
-func (c *Coordinator) Create(ctx context.Context, p string, o protocol.CreateOptions) error {
+func (c *Coordinator) Create(ctx context.Context, m protocol.Meta, p string, o protocol.CreateOptions) error {
 	if unit := max(512, int64(c.dev.LogicalBlock)); o.Size <= 0 || o.Size%unit != 0 || o.Size > layout.MaxSize {
 		return explain(p, "create", fmt.Errorf("%w: %d: give a multiple of %d", ErrSize, o.Size, unit))
 	}
 	if err := checkPath(p); err != nil {
 		return err
 	}
-	if err := c.enter(); err != nil {
+	if err := c.enterFor(m.Epoch); err != nil {
 		return explain(p, "create", err)
 	}
 	defer c.calls.Done()
@@ -101,8 +111,8 @@ func (c *Coordinator) shape(ctx context.Context, f *os.File, o protocol.CreateOp
 }
 
 // Delete removes an image for good; ErrInUse while it is open.
-func (c *Coordinator) Delete(_ context.Context, p string) error {
-	return c.inName(p, "delete", func() error {
+func (c *Coordinator) Delete(_ context.Context, m protocol.Meta, p string) error {
+	return c.changeName(m, p, "delete", func() error {
 		folder, err := c.folderOfUnused(p)
 		if err != nil {
 			return err
@@ -129,11 +139,11 @@ func (c *Coordinator) folderOfUnused(p string) (*os.File, error) {
 
 // Rename gives an image another path on the same volume; ErrInUse while it is open, ErrExists when
 // the new path is taken.
-func (c *Coordinator) Rename(_ context.Context, from, to string) error {
+func (c *Coordinator) Rename(_ context.Context, m protocol.Meta, from, to string) error {
 	if err := checkPath(to); err != nil {
 		return err
 	}
-	return c.inName(from, "rename to "+to, func() error {
+	return c.changeName(m, from, "rename to "+to, func() error {
 		source, err := c.folderOfUnused(from)
 		if err != nil {
 			return err
@@ -151,11 +161,11 @@ func (c *Coordinator) Rename(_ context.Context, from, to string) error {
 
 // Resize changes an image's size. It may grow while it is open. It shrinks only while it is not
 // (ErrInUse), and with force only when data lies beyond the new end (ErrHoldsData).
-func (c *Coordinator) Resize(ctx context.Context, p string, size int64, force bool) error {
+func (c *Coordinator) Resize(ctx context.Context, m protocol.Meta, p string, size int64, force bool) error {
 	if unit := max(512, int64(c.dev.LogicalBlock)); size <= 0 || size%unit != 0 || size > layout.MaxSize {
 		return explain(p, "resize", fmt.Errorf("%w: %d: give a multiple of %d", ErrSize, size, unit))
 	}
-	return c.inName(p, "resize", func() error {
+	return c.changeName(m, p, "resize", func() error {
 		f, st, err := c.fs.openImage(p)
 		if err != nil {
 			return err
@@ -207,11 +217,11 @@ func (im *image) grow(ctx context.Context, size int64) error {
 
 // Clone makes a new image that shares the blocks of another, as they are at this moment; the other
 // may be open. ErrUnsupported where the file system cannot (ext4).
-func (c *Coordinator) Clone(ctx context.Context, from, to string) error {
+func (c *Coordinator) Clone(ctx context.Context, m protocol.Meta, from, to string) error {
 	if err := checkPath(to); err != nil {
 		return err
 	}
-	return c.inName(from, "clone to "+to, func() error {
+	return c.changeName(m, from, "clone to "+to, func() error {
 		f, st, err := c.fs.openImage(from)
 		if err != nil {
 			return err

@@ -101,10 +101,15 @@ type open struct {
 	id   protocol.HolderID
 }
 
+// meta goes with a new change of the name space.
+func (v *volume) meta() protocol.Meta {
+	return protocol.Meta{Key: protocol.NewKey(), Epoch: v.Epoch()}
+}
+
 func (v *volume) attach(t testing.TB, path string) *open {
 	t.Helper()
 	h := &holder{}
-	g, id, err := v.Attach(ctx, path, h)
+	g, id, err := v.Attach(ctx, "n1", path, h)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -118,7 +123,7 @@ func (v *volume) attach(t testing.TB, path string) *open {
 
 func (v *volume) image(t testing.TB, path string, size int64) *open {
 	t.Helper()
-	if err := v.Create(ctx, path, protocol.CreateOptions{Size: size}); err != nil {
+	if err := v.Create(ctx, v.meta(), path, protocol.CreateOptions{Size: size}); err != nil {
 		t.Fatal(err)
 	}
 	return v.attach(t, path)

@@ -17,7 +17,7 @@ func TestThickCreationHoldsNobodyUp(t *testing.T) {
 	v := scratch(t, coordinator.XFS)
 	v.image(t, "a", mib)
 	var told []int64
-	err := v.Create(ctx, "thick", protocol.CreateOptions{Size: 160 * mib, Eager: true, Progress: func(n int64) {
+	err := v.Create(ctx, v.meta(), "thick", protocol.CreateOptions{Size: 160 * mib, Eager: true, Progress: func(n int64) {
 		if told = append(told, n); len(told) > 1 {
 			return
 		}
@@ -42,7 +42,7 @@ func TestThickCreationGivenUpLeavesNothing(t *testing.T) {
 	v := scratch(t, coordinator.XFS)
 	before, _ := v.Space(ctx)
 	limited, cancel := context.WithCancel(ctx)
-	err := v.Create(limited, "thick", protocol.CreateOptions{Size: 160 * mib, Eager: true, Progress: func(int64) { cancel() }})
+	err := v.Create(limited, v.meta(), "thick", protocol.CreateOptions{Size: 160 * mib, Eager: true, Progress: func(int64) { cancel() }})
 	if !errors.Is(err, context.Canceled) {
 		t.Fatal(err)
 	}

@@ -18,8 +18,8 @@ import (
 // block. Buffers are the caller's again when a method has returned.
 type Coordinator interface {
 	Epoch() uint64
-	// Attach opens an image for h; the grant describes all of it. Detach ends that.
-	Attach(ctx context.Context, path string, h protocol.Holder) (protocol.Grant, protocol.HolderID, error)
+	// Attach opens an image for h on a node; the grant describes all of it. Detach ends that.
+	Attach(ctx context.Context, node protocol.NodeID, path string, h protocol.Holder) (protocol.Grant, protocol.HolderID, error)
 	Detach(ctx context.Context, call protocol.Call, h protocol.HolderID) error
 
 	Read(ctx context.Context, call protocol.Call, p []byte, off int64) error
@@ -31,11 +31,14 @@ type Coordinator interface {
 	// EOPNOTSUPP or EINVAL: not these, and nothing was changed.
 	Copy(ctx context.Context, to protocol.Call, off int64, from protocol.Call, r layout.Range) error
 
-	Create(ctx context.Context, path string, o protocol.CreateOptions) error
-	Delete(ctx context.Context, path string) error
-	Rename(ctx context.Context, from, to string) error
-	Resize(ctx context.Context, path string, size int64, force bool) error
-	Clone(ctx context.Context, from, to string) error
+	// Acknowledge says that everything that the node has open is attached under epoch.
+	Acknowledge(ctx context.Context, node protocol.NodeID, epoch uint64) error
+
+	Create(ctx context.Context, m protocol.Meta, path string, o protocol.CreateOptions) error
+	Delete(ctx context.Context, m protocol.Meta, path string) error
+	Rename(ctx context.Context, m protocol.Meta, from, to string) error
+	Resize(ctx context.Context, m protocol.Meta, path string, size int64, force bool) error
+	Clone(ctx context.Context, m protocol.Meta, from, to string) error
 	List(ctx context.Context) ([]protocol.Stat, error)
 	Stat(ctx context.Context, path string) (protocol.Stat, error)
 	Space(ctx context.Context) (protocol.Space, error)
@@ -52,6 +55,7 @@ type Lane interface {
 // Options sets a Volume up.
 type Options struct {
 	Name        string
+	Node        protocol.NodeID // this node
 	Device      *device.Device
 	Coordinator Coordinator
 	Engine      *uring.Engine

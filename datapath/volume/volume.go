@@ -91,7 +91,7 @@ func (v *Volume) OpenImage(ctx context.Context, path string) (*Image, error) {
 		return nil, fmt.Errorf("volume %s: %w", v.opts.Name, ErrClosed)
 	}
 	im := newImage(v, path)
-	g, holder, err := v.opts.Coordinator.Attach(ctx, path, im)
+	g, holder, err := v.opts.Coordinator.Attach(ctx, v.opts.Node, path, im)
 	if err != nil {
 		return nil, err
 	}
@@ -165,35 +165,40 @@ func (v *Volume) setReason(why Reason, on bool) {
 // metadata counts a call that changes or reads the name space.
 func (v *Volume) metadata(bytes int64) { v.counters[len(v.desks)].add(metadata, bytes) }
 
+// meta goes with a change of the name space.
+func (v *Volume) meta() protocol.Meta {
+	return protocol.Meta{Key: protocol.NewKey(), Epoch: v.opts.Coordinator.Epoch()}
+}
+
 // Create makes an image.
 func (v *Volume) Create(ctx context.Context, path string, o protocol.CreateOptions) error {
 	v.metadata(0)
-	return v.opts.Coordinator.Create(ctx, path, o)
+	return v.opts.Coordinator.Create(ctx, v.meta(), path, o)
 }
 
 // Delete removes an image that is not open anywhere.
 func (v *Volume) Delete(ctx context.Context, path string) error {
 	v.metadata(0)
-	return v.opts.Coordinator.Delete(ctx, path)
+	return v.opts.Coordinator.Delete(ctx, v.meta(), path)
 }
 
 // Rename gives an image that is not open anywhere another path.
 func (v *Volume) Rename(ctx context.Context, from, to string) error {
 	v.metadata(0)
-	return v.opts.Coordinator.Rename(ctx, from, to)
+	return v.opts.Coordinator.Rename(ctx, v.meta(), from, to)
 }
 
 // Resize changes an image's size; it shrinks only while it is not open, and below its data only by
 // force. An open Image has the new Size on return.
 func (v *Volume) Resize(ctx context.Context, path string, size int64, force bool) error {
 	v.metadata(0)
-	return v.opts.Coordinator.Resize(ctx, path, size, force)
+	return v.opts.Coordinator.Resize(ctx, v.meta(), path, size, force)
 }
 
 // Clone makes a new image that shares the present content of another.
 func (v *Volume) Clone(ctx context.Context, from, to string) error {
 	v.metadata(0)
-	return v.opts.Coordinator.Clone(ctx, from, to)
+	return v.opts.Coordinator.Clone(ctx, v.meta(), from, to)
 }
 
 // List describes the volume's images.

@@ -2,6 +2,8 @@ package protocol
 
 import (
 	"context"
+	"crypto/rand"
+	"encoding/hex"
 	"errors"
 
 	"lunar/datapath/layout"
@@ -10,6 +12,25 @@ import (
 // ErrStale means that a message bears an epoch or generation older than what its receiver knows.
 var ErrStale = errors.New("older than the current epoch or generation")
 
+// ErrUnreachable means that the coordinator did not answer: the connection was lost, or its time ran
+// out. The call may have taken effect. It is made again with the same key, and Retry set.
+var ErrUnreachable = errors.New("the coordinator did not answer")
+
+// NodeID is a node's name.
+type NodeID string
+
+// Key names one change of the name space, for as long as it is tried: a change takes effect once per key.
+type Key [16]byte
+
+// NewKey makes a random key.
+func NewKey() (k Key) {
+	_, _ = rand.Read(k[:]) // never fails
+	return k
+}
+
+// String is the key in hexadecimal digits.
+func (k Key) String() string { return hex.EncodeToString(k[:]) }
+
 // ImageID names an image's file as long as it exists, whatever it is renamed to.
 type ImageID uint64
 
@@ -17,6 +38,19 @@ type ImageID uint64
 type Call struct {
 	Image ImageID
 	Epoch uint64
+	// Retry says that an earlier try of this call may have taken effect.
+	Retry bool
+}
+
+// Meta goes with every change of the name space.
+type Meta struct {
+	Key   Key
+	Epoch uint64 // of the coordinator's term
+	// Image is the file that a Delete or Rename is about, so that a retry knows it from a newer one of
+	// the same name; 0 means whichever is there.
+	Image ImageID
+	// Retry says that an earlier try of this call may have taken effect.
+	Retry bool
 }
 
 // Grant describes a range of an image: from now on the holder may reach the extents as their states
