@@ -58,13 +58,31 @@ type Engine struct {
 	Deadline      Duration `toml:"deadline"`        // of one I/O, after which it fails or is redirected
 }
 
-// Cluster chooses the cluster database: without Endpoints lunard runs its own etcd.
+// Cluster says where this node meets the others, and chooses the cluster database: without Endpoints
+// lunard runs its own etcd. Without an Address the node stands alone and opens no port for others.
 type Cluster struct {
+	Address   string   `toml:"address"`   // this node's IP address for the other nodes, no port
+	Profile   string   `toml:"profile"`   // ProfileDefault or ProfileFast
+	Role      string   `toml:"role"`      // RoleNode or RoleWitness
 	Endpoints []string `toml:"endpoints"` // URLs of an external etcd
 	CAFile    string   `toml:"ca_file"`   // PEM; with https endpoints
 	CertFile  string   `toml:"cert_file"` // PEM, this node's client certificate
 	KeyFile   string   `toml:"key_file"`  // PEM, its key
 }
+
+// The values of cluster.profile: how soon the cluster database takes a silent leader for dead. Fast
+// needs a network whose round trips stay well under 50 ms.
+const (
+	ProfileDefault = "default" // 1 s
+	ProfileFast    = "fast"    // 0.5 s
+)
+
+// The values of cluster.role. A witness keeps a copy of the cluster database and votes; it serves no
+// volume and no target.
+const (
+	RoleNode    = "node"
+	RoleWitness = "witness"
+)
 
 // Duration is a time.Duration written as Go and systemd write it: "30s", "500ms".
 type Duration time.Duration
@@ -92,6 +110,7 @@ func Default() Config {
 		Metrics:  Metrics{Listen: "127.0.0.1:9469"},
 		ISCSI:    ISCSI{Portals: []string{"[::]:3260"}, MaxConnections: 2048, MaxPending: 256},
 		Engine:   Engine{BufferPoolMiB: 256, Deadline: Duration(30 * time.Second)},
+		Cluster:  Cluster{Profile: ProfileDefault, Role: RoleNode},
 	}
 }
 

@@ -32,7 +32,7 @@ func TestParseAllKeys(t *testing.T) {
 		StateDir: "/s", Socket: "/r/l.sock", Node: Node{"n1"}, Log: Log{"debug", "json"},
 		ISCSI:   ISCSI{[]string{"192.0.2.1:3260", "[fe80::1%eth0]:3260"}, 10, 5},
 		Engine:  Engine{2, 64, 128, 64, Duration(5 * time.Second)},
-		Cluster: Cluster{[]string{"https://192.0.2.2:2379"}, "/ca", "/cert", "/key"},
+		Cluster: Cluster{"192.0.2.1", "fast", "witness", []string{"https://192.0.2.2:2379"}, "/ca", "/cert", "/key"},
 	}
 	if !reflect.DeepEqual(c, want) {
 		t.Fatalf("got %+v\nwant %+v", c, want)
@@ -58,6 +58,9 @@ queue = 128
 buffer_pool_mib = 64
 deadline = "5s"
 [cluster]
+address = "192.0.2.1"
+profile = "fast"
+role = "witness"
 endpoints = ["https://192.0.2.2:2379"]
 ca_file = "/ca"
 cert_file = "/cert"
@@ -89,6 +92,11 @@ func TestParseErrors(t *testing.T) {
 		{"portal host", "[iscsi]\nportals = [\"nas:3260\"]\n", "iscsi.portals", 2, "no valid IP"},
 		{"deadline", "[engine]\ndeadline = \"1ms\"\n", "engine.deadline", 2, "out of range"},
 		{"endpoint", "[cluster]\nendpoints = [\"10.0.0.1:2379\"]\n", "cluster.endpoints", 2, "not the URL"},
+		{"cluster address", "[cluster]\naddress = \"192.0.2.1:2379\"\n", "cluster.address", 2, "not an IP address"},
+		{"cluster address of all", "[cluster]\naddress = \"::\"\n", "cluster.address", 2, "can reach"},
+		{"link-local address", "[cluster]\naddress = \"fe80::1%eth0\"\n", "cluster.address", 2, "can reach"},
+		{"profile", "[cluster]\nprofile = \"slow\"\n", "cluster.profile", 2, "default or fast"},
+		{"role", "[cluster]\nrole = \"voter\"\n", "cluster.role", 2, "node or witness"},
 		{"cert without key", "[cluster]\ncert_file = \"/c\"\n", "cluster.key_file", 0, "belong together"},
 	}
 	for _, tt := range tests {

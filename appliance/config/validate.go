@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
+	"net/netip"
 	"net/url"
 	"path/filepath"
 	"slices"
@@ -48,6 +49,9 @@ var checks = []check{
 		return within(c.Engine.BufferPoolMiB, minBufferPoolMiB, maxBufferPoolMiB)
 	}},
 	{"engine.deadline", deadline},
+	{"cluster.address", clusterAddress},
+	{"cluster.profile", func(c *Config) (string, string) { return oneOf(c.Cluster.Profile, ProfileDefault, ProfileFast) }},
+	{"cluster.role", func(c *Config) (string, string) { return oneOf(c.Cluster.Role, RoleNode, RoleWitness) }},
 	{"cluster.endpoints", endpoints},
 	{"cluster.ca_file", func(c *Config) (string, string) { return optionalPath(c.Cluster.CAFile) }},
 	{"cluster.cert_file", func(c *Config) (string, string) { return optionalPath(c.Cluster.CertFile) }},
@@ -172,6 +176,29 @@ func deadline(c *Config) (string, string) {
 		return "", ""
 	}
 	return fmt.Sprintf("%v is out of range", d), fmt.Sprintf("give a time from %v to %v", minDeadline, maxDeadline)
+}
+
+func oneOf(v string, allowed ...string) (string, string) {
+	if slices.Contains(allowed, v) {
+		return "", ""
+	}
+	return fmt.Sprintf("%q is not known", v), "use " + strings.Join(allowed, " or ")
+}
+
+// clusterAddress wants an address that others can reach and that stays: nothing that every machine has.
+func clusterAddress(c *Config) (string, string) {
+	if c.Cluster.Address == "" {
+		return "", ""
+	}
+	const remedy = `give one IP address of this machine, without a port, such as "192.0.2.1"`
+	ip, err := netip.ParseAddr(c.Cluster.Address)
+	switch {
+	case err != nil:
+		return fmt.Sprintf("%q is not an IP address", c.Cluster.Address), remedy
+	case ip.Zone() != "" || ip.IsUnspecified() || ip.IsMulticast() || ip.Is4In6():
+		return fmt.Sprintf("%s is not an address by which other nodes can reach this one", ip), remedy
+	}
+	return "", ""
 }
 
 func endpoints(c *Config) (string, string) {
