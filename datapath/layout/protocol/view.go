@@ -12,7 +12,9 @@ type View struct {
 	Layout *layout.Layout
 	// Redirected sends all I/O to the coordinator, whatever the layout says.
 	Redirected bool
-	recalled   []recalled
+	// Paused makes all I/O wait.
+	Paused   bool
+	recalled []recalled
 }
 
 // recalled is a range that I/O waits for: until a grant ends the recall, or the hold is let go.
@@ -84,8 +86,36 @@ func (v *View) Redirect(on bool) *View {
 	return &next
 }
 
-// Waits tells whether I/O in r has to wait for the grant that ends a recall. It does not allocate.
+// Pause is v with all I/O made to wait, or no longer.
+func (v *View) Pause(on bool) *View {
+	next := *v
+	next.Paused = on
+	return &next
+}
+
+// After is v, the first view under a new attachment, with what outlives the one before: the holds of
+// late writes and what the node itself decided. The recalls of before have ended. old may be nil.
+func (v *View) After(old *View) *View {
+	next := *v
+	if old == nil {
+		return &next
+	}
+	next.Redirected, next.Paused = old.Redirected, old.Paused
+	next.recalled = slices.Clone(v.recalled)
+	for _, r := range old.recalled {
+		if r.held {
+			next.recalled = append(next.recalled, r)
+		}
+	}
+	return &next
+}
+
+// Waits tells whether I/O in r has to wait: for a pause to end, or for the grant that ends a recall.
+// It does not allocate.
 func (v *View) Waits(r layout.Range) bool {
+	if v.Paused {
+		return true
+	}
 	for i := range v.recalled {
 		if v.recalled[i].Overlaps(r) {
 			return true
