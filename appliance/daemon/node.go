@@ -29,7 +29,7 @@ type Node struct {
 	// changes has one token: who holds it may change what is on line or exported, and may block.
 	changes chan struct{}
 
-	following sync.Mutex // guards target.access, and orders its changes
+	following sync.Mutex // orders the changes of the units' access states
 
 	mu      sync.RWMutex // guards the maps and what their values say is guarded; held for moments
 	volumes map[string]*volumeState

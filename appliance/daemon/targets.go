@@ -24,8 +24,7 @@ type target struct {
 	scsi   *scsi.Target
 	record cluster.Target // its LUNs are in luns
 	luns   map[uint16]*lun
-	reason string           // why nobody may log in; empty: nothing is wrong
-	access scsi.AccessState // as initiators were told; guarded by Node.following
+	reason string // why nobody may log in; empty: nothing is wrong
 }
 
 // lun is a row of a target's LUN map.
@@ -130,10 +129,10 @@ func (n *Node) targetCount() int {
 // export offers a target on every portal, with those of its LUNs that are available. The caller
 // holds Node.changes.
 func (n *Node) export(ctx context.Context, record cluster.Target) (*target, error) {
-	t := &target{name: record.Name, record: record, luns: map[uint16]*lun{}, access: scsi.ActiveOptimized}
+	t := &target{name: record.Name, record: record, luns: map[uint16]*lun{}}
 	t.scsi = scsi.NewTarget(record.Name, scsi.TargetOptions{
 		Buffers: n.engine.Pool(), Log: n.log, Post: n.post,
-		Units: n.directory.viewFrom(record.Name), ALUA: scsi.ALUAOptions{Groups: portGroups(t.access)},
+		Units:        n.directory.viewFrom(record.Name),
 		Reservations: scsi.ReservationOptions{Store: n.reservations},
 	})
 	for _, l := range record.LUNs {

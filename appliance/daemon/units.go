@@ -63,6 +63,10 @@ func newUnit(ctx context.Context, p *parts, l cluster.LUN) (*unit, error) {
 	lu, err := scsi.NewLogicalUnit(image, scsi.UnitOptions{
 		NAA: naa, Serial: l.Serial, Thin: true, PhysicalBlock: physicalBlock(p.dev),
 	})
+	if err == nil {
+		state, _ := p.state()
+		err = lu.SetPortGroups(portGroups(accessStates[state])) // before anyone could be told of a change
+	}
 	if err != nil {
 		_ = image.Close(ctx)
 		return nil, err

@@ -2,6 +2,7 @@ package daemon
 
 import (
 	"context"
+	"maps"
 	"time"
 
 	"lunar/appliance/api"
@@ -70,21 +71,26 @@ var accessStates = map[api.State]scsi.AccessState{
 	api.Redirected: scsi.ActiveNonOptimized, api.StateAbsent: scsi.Unavailable,
 }
 
-// followStates sets each target's asymmetric access state by that of its volumes on this node.
+// followStates sets each unit's asymmetric access state by that of its volume on this node.
 func (n *Node) followStates() {
 	n.following.Lock()
 	defer n.following.Unlock()
 	states := n.volumeStates()
-	for t, next := range n.targetStates(states) {
-		if t.access == next {
+	for key, u := range n.unitsByKey() {
+		state, known := states[key.volumeID]
+		if !known {
 			continue
 		}
-		if err := t.scsi.SetPortGroups(portGroups(next)); err != nil {
-			n.log.Error("the access state was not set", "target", t.name, "error", err)
-			continue
+		if err := u.lu.SetPortGroups(portGroups(state)); err != nil {
+			n.log.Error("the access state was not set", "image", key.path, "error", err)
 		}
-		t.access = next
 	}
+}
+
+func (n *Node) unitsByKey() map[unitKey]*unit {
+	n.mu.RLock()
+	defer n.mu.RUnlock()
+	return maps.Clone(n.units)
 }
 
 // volumeStates leaves out a volume that comes or goes at this moment: it is looked at the next time.
@@ -98,39 +104,6 @@ func (n *Node) volumeStates() map[string]scsi.AccessState {
 		}
 	}
 	return out
-}
-
-// targetStates joins the states of each target's volumes. A target has one access state for all its
-// LUNs, so one of them that is unavailable must not stop the others: it counts as non-optimized.
-func (n *Node) targetStates(volumes map[string]scsi.AccessState) map[*target]scsi.AccessState {
-	n.mu.RLock()
-	defer n.mu.RUnlock()
-	out := make(map[*target]scsi.AccessState, len(n.targets))
-	for _, t := range n.targets {
-		var seen []scsi.AccessState
-		for _, l := range t.luns {
-			if state, known := volumes[l.record.VolumeID]; known && l.unit != nil {
-				seen = append(seen, state)
-			}
-		}
-		out[t] = joinStates(seen)
-	}
-	return out
-}
-
-// joinStates is optimized when all are, unavailable when all are, and non-optimized between.
-func joinStates(states []scsi.AccessState) scsi.AccessState {
-	count := map[scsi.AccessState]int{}
-	for _, s := range states {
-		count[s]++
-	}
-	switch len(states) {
-	case count[scsi.ActiveOptimized]:
-		return scsi.ActiveOptimized
-	case count[scsi.Unavailable]:
-		return scsi.Unavailable
-	}
-	return scsi.ActiveNonOptimized
 }
 
 // portGroups is the one target port group of this node.

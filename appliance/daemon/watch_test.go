@@ -73,18 +73,6 @@ func TestRedirectShowsInALUAAfterRestart(t *testing.T) {
 	}
 }
 
-func TestJoinStates(t *testing.T) {
-	const o, n, u = scsi.ActiveOptimized, scsi.ActiveNonOptimized, scsi.Unavailable
-	for _, c := range []struct {
-		states []scsi.AccessState
-		want   scsi.AccessState
-	}{{nil, o}, {[]scsi.AccessState{o, o}, o}, {[]scsi.AccessState{o, n}, n}, {[]scsi.AccessState{u, u}, u}, {[]scsi.AccessState{o, u}, n}} {
-		if got := joinStates(c.states); got != c.want {
-			t.Errorf("%v: %v, want %v", c.states, got, c.want)
-		}
-	}
-}
-
 // A volume that others fill warns the initiators of its thin LUNs.
 func TestThresholdIsTold(t *testing.T) {
 	b := newBench(t)

@@ -19,19 +19,14 @@ const (
 	Transitioning      AccessState = 0xF
 )
 
-// PortGroup is one target port group. Every node that exports the same units reports the same
-// groups, those of the other nodes too, so that initiators see all paths.
+// PortGroup is one target port group of a logical unit. Every node that exports the unit reports the
+// same groups, those of the other nodes too, so that initiators see all paths.
 type PortGroup struct {
 	ID        uint16
 	State     AccessState
 	Preferred bool
 	Ports     []uint16 // relative target port identifiers, unique among the target's groups
 }
-
-// ALUAOptions are the target port groups of a Target; without any, all ports are in the
-// active/optimized group 1. Initiators cannot change the states (implicit ALUA): they follow
-// from which node has a direct path, and SET TARGET PORT GROUPS is not supported.
-type ALUAOptions struct{ Groups []PortGroup }
 
 // defaultGroup is the group of every port that no PortGroup names.
 const defaultGroup = 1
@@ -54,8 +49,19 @@ type portGroups struct {
 	active bool // every group lets every command in
 }
 
-// targetALUA is the asymmetric access state of a Target.
-type targetALUA struct{ groups atomic.Pointer[portGroups] }
+// noGroups are those of a unit that was given none: all ports are in the default group.
+var noGroups = &portGroups{active: true}
+
+// unitALUA is the asymmetric access state of a LogicalUnit. Initiators cannot change it (implicit
+// ALUA): it follows from which node has a direct path.
+type unitALUA struct{ groups atomic.Pointer[portGroups] }
+
+func (u *unitALUA) load() *portGroups {
+	if g := u.groups.Load(); g != nil {
+		return g
+	}
+	return noGroups
+}
 
 func newPortGroups(list []PortGroup) (*portGroups, error) {
 	g := &portGroups{byPort: map[uint16]*PortGroup{}, active: true}
@@ -93,27 +99,20 @@ func (g *portGroups) add(e *PortGroup, before []PortGroup) error {
 	return nil
 }
 
-func (t *Target) initALUA() {
-	if t.SetPortGroups(t.opts.ALUA.Groups) != nil {
-		t.alua.groups.Store(&portGroups{active: true})
-	}
-}
-
-// SetPortGroups replaces the target port groups; it may be called from any goroutine. Every I_T
-// nexus gets the unit attention ASYMMETRIC ACCESS STATE CHANGED if anything is new. The error is
-// ErrBadOption, and then nothing changes.
-func (t *Target) SetPortGroups(list []PortGroup) error {
+// SetPortGroups replaces the unit's target port groups; it may be called from any goroutine. Without
+// any, all ports are in the active/optimized group 1. Every I_T nexus gets the unit attention
+// ASYMMETRIC ACCESS STATE CHANGED if anything is new. The error is ErrBadOption, and then nothing
+// changes.
+func (lu *LogicalUnit) SetPortGroups(list []PortGroup) error {
 	groups, err := newPortGroups(list)
 	if err != nil {
-		return fmt.Errorf("set port groups of %s: %w", t.name, err)
+		return fmt.Errorf("set port groups of %s: %w", lu.storeName(), err)
 	}
-	old := t.alua.groups.Swap(groups)
-	if old == nil || slices.EqualFunc(old.list, groups.list, PortGroup.equal) {
+	old := lu.alua.groups.Swap(groups)
+	if old == nil && len(list) == 0 || old != nil && slices.EqualFunc(old.list, groups.list, PortGroup.equal) {
 		return nil
 	}
-	for _, m := range t.luns.Load().mappings() {
-		m.lu.attention(attnALUAChanged, func(it *itl) bool { return it.nexus.target == t })
-	}
+	lu.attention(attnALUAChanged, nil)
 	return nil
 }
 
@@ -124,7 +123,7 @@ func (g PortGroup) equal(o PortGroup) bool {
 // checkALUA tells whether c's port may execute it in its asymmetric access state; if not, s says
 // why.
 func (c *Command) checkALUA() (s sense, ok bool) {
-	groups := c.target.alua.groups.Load()
+	groups := c.lu.alua.load()
 	if groups.active {
 		return senseNone, true
 	}
@@ -150,8 +149,8 @@ func (a AccessState) check(r *row) (sense, bool) {
 }
 
 // targetPortGroup is the target port group of a relative target port, for VPD page 83h.
-func (t *Target) targetPortGroup(port uint16) (group uint16, ok bool) {
-	groups := t.alua.groups.Load()
+func (lu *LogicalUnit) targetPortGroup(port uint16) (group uint16, ok bool) {
+	groups := lu.alua.load()
 	if len(groups.list) == 0 {
 		return defaultGroup, true
 	}
@@ -161,19 +160,19 @@ func (t *Target) targetPortGroup(port uint16) (group uint16, ok bool) {
 	return 0, false
 }
 
-// reported lists the groups as port sees them: without groups, one with the ports in use.
-func (t *Target) reported(port uint16) []PortGroup {
-	groups := t.alua.groups.Load()
-	if len(groups.list) > 0 {
+// portGroups lists the groups as the command's port sees them: without groups, one with the ports in
+// use.
+func (c *Command) portGroups() []PortGroup {
+	if groups := c.lu.alua.load(); len(groups.list) > 0 {
 		return groups.list
 	}
-	return []PortGroup{{ID: defaultGroup, State: ActiveOptimized, Ports: t.portsInUse(port)}}
+	return []PortGroup{{ID: defaultGroup, State: ActiveOptimized, Ports: c.target.portsInUse(c.Nexus.port)}}
 }
 
-// ports lists the relative target ports of the target, port among them, ascending.
-func (t *Target) ports(port uint16) []uint16 {
-	all := []uint16{port}
-	for _, g := range t.reported(port) {
+// ports lists the relative target ports that lead to the unit, ascending; the command's is one of them.
+func (c *Command) ports() []uint16 {
+	all := []uint16{c.Nexus.port}
+	for _, g := range c.portGroups() {
 		all = append(all, g.Ports...)
 	}
 	slices.Sort(all)

@@ -26,7 +26,7 @@ func reportTargetPortGroups(c *Command) {
 		c.reject(senseInvalidField.atBit(1, 7))
 		return
 	}
-	c.reply(encodePortGroups(c.target.reported(c.Nexus.port), format == extendedHeader))
+	c.reply(encodePortGroups(c.portGroups(), format == extendedHeader))
 }
 
 func encodePortGroups(groups []PortGroup, extended bool) []byte {

@@ -18,7 +18,7 @@ func TestReportTargetPortGroups(t *testing.T) {
 	if c := b.good(report, nil, 256); !bytes.Equal(c.Data[:c.Count], one) {
 		t.Fatalf("without groups: % X", c.Data[:c.Count])
 	}
-	if err := b.target.SetPortGroups(twoGroups); err != nil {
+	if err := b.unit.SetPortGroups(twoGroups); err != nil {
 		t.Fatal(err)
 	}
 	b.bad(cdb(0x00), nil, 0, unitAttention, 0x2A06)
@@ -56,7 +56,7 @@ func TestAccessStates(t *testing.T) {
 		Transitioning:      {true, false, 0x040A},
 	} {
 		b := newTestbed(t, 64, nil)
-		if err := b.target.SetPortGroups([]PortGroup{{ID: 1, State: state, Ports: []uint16{1}}, {ID: 2, Ports: []uint16{2}}}); err != nil {
+		if err := b.unit.SetPortGroups([]PortGroup{{ID: 1, State: state, Ports: []uint16{1}}, {ID: 2, Ports: []uint16{2}}}); err != nil {
 			t.Fatal(err)
 		}
 		b.run(b.nexus, cdb(0x03, 0, 0, 0, 18), nil, 18) // takes the unit attention
@@ -79,12 +79,12 @@ func TestAccessStates(t *testing.T) {
 func TestPortGroupsUnchangedRaisesNothing(t *testing.T) {
 	b := newTestbed(t, 64, nil)
 	for range 2 {
-		if err := b.target.SetPortGroups(twoGroups); err != nil {
+		if err := b.unit.SetPortGroups(twoGroups); err != nil {
 			t.Fatal(err)
 		}
 		b.run(b.nexus, cdb(0x00), nil, 0)
 	}
-	if err := b.target.SetPortGroups(twoGroups); err != nil {
+	if err := b.unit.SetPortGroups(twoGroups); err != nil {
 		t.Fatal(err)
 	}
 	b.good(cdb(0x00), nil, 0)
@@ -100,11 +100,11 @@ func TestPortGroupsRefused(t *testing.T) {
 		"too many":   make([]PortGroup, maxPortGroups+1),
 		"ports":      {{ID: 1, Ports: make([]uint16, maxGroupPorts+1)}},
 	} {
-		if err := b.target.SetPortGroups(list); !errors.Is(err, ErrBadOption) {
+		if err := b.unit.SetPortGroups(list); !errors.Is(err, ErrBadOption) {
 			t.Errorf("%s: %v", what, err)
 		}
 	}
-	if group, ok := b.target.targetPortGroup(1); !ok || group != defaultGroup {
+	if group, ok := b.unit.targetPortGroup(1); !ok || group != defaultGroup {
 		t.Error("a refused call changed the groups")
 	}
 }

@@ -78,14 +78,20 @@ func pad(field []byte, s string) {
 
 // supportFlags are TPGS and 3PC, from what the opcode table has.
 func (c *Command) supportFlags() (flags byte) {
-	if _, ok := c.target.targetPortGroup(c.Nexus.port); ok {
+	if c.inPortGroup() {
 		flags |= 0x10 // implicit asymmetric access
-		if commands.lookup(0xA4, 0x0A) != nil {
-			flags |= 0x20 // SET TARGET PORT GROUPS
-		}
 	}
 	if commands.actions[0x83] != nil {
 		flags |= 0x08 // EXTENDED COPY
 	}
 	return flags
+}
+
+// inPortGroup tells whether the command's port is in a target port group, as it is by default.
+func (c *Command) inPortGroup() bool {
+	if c.lu == nil {
+		return true
+	}
+	_, ok := c.lu.targetPortGroup(c.Nexus.port)
+	return ok
 }

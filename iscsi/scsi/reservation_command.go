@@ -67,7 +67,7 @@ func reportReserveCapabilities(c *Command) {
 
 func persistentReserveOut(c *Command) {
 	t := c.target
-	scope := &reservationScope{ports: t.ports(c.Nexus.port), initiators: t.initiatorPorts, persistent: t.opts.Reservations.Store != nil}
+	scope := &reservationScope{ports: c.ports(), initiators: t.initiatorPorts, persistent: t.opts.Reservations.Store != nil}
 	order, v := parseReservationOut(&c.CDB, c.Data, c.it.id(), scope)
 	if v.status != Good {
 		c.conclude(v)

@@ -44,7 +44,6 @@ type TargetOptions struct {
 	Log  *slog.Logger // nil: discarded
 	// Units finds the units of other targets that EXTENDED COPY names; nil: this target's only.
 	Units        UnitResolver
-	ALUA         ALUAOptions
 	Reservations ReservationOptions
 }
 
@@ -114,8 +113,6 @@ type Target struct {
 	mu       sync.Mutex // guards changes of luns, nexuses and unmapped
 	nexuses  map[*Nexus]struct{}
 	unmapped []*LogicalUnit // may still have tasks of this target's nexuses
-
-	alua targetALUA
 }
 
 // NewTarget makes a target without logical units; name is its iSCSI name.
@@ -123,7 +120,6 @@ func NewTarget(name string, opts TargetOptions) *Target {
 	opts.setDefaults()
 	t := &Target{name: name, opts: opts, nexuses: map[*Nexus]struct{}{}}
 	t.luns.Store(newLUNMap(nil))
-	t.initALUA()
 	return t
 }
 

@@ -96,6 +96,7 @@ type LogicalUnit struct {
 	itls       []*itl
 	preventing map[*itl]struct{} // those which prevent medium removal
 
+	alua         unitALUA
 	reservations unitReservations
 	thresholds   unitThresholds
 }

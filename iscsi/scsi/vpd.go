@@ -80,7 +80,7 @@ func (c *Command) vpdIdentification() []byte {
 	page := designator(nil, codeBinary, ofUnit|typeNAA, o.NAA)
 	page = designator(page, codeASCII, ofUnit|typeT10, vendor)
 	page = designator(page, iscsi|codeBinary, ofPort|typePort, []byte{0, 0, byte(c.Nexus.port >> 8), byte(c.Nexus.port)})
-	if group, ok := c.target.targetPortGroup(c.Nexus.port); ok {
+	if group, ok := c.lu.targetPortGroup(c.Nexus.port); ok {
 		page = designator(page, iscsi|codeBinary, ofPort|typeGroup, []byte{0, 0, byte(group >> 8), byte(group)})
 	}
 	return designator(page, iscsi|codeUTF8, ofDevice|typeSCSI, scsiName(c.target.name))
