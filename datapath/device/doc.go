@@ -4,5 +4,8 @@
 //
 // A Device's descriptor is opened with O_DIRECT: buffers, offsets and lengths are multiples of
 // LogicalBlock. The caller closes the Device after everything that uses its descriptor has ended.
-// Formatting, mounting and fencing are not done here; this package only tells whether they are safe.
+// Formatting and mounting are not done here; this package only tells whether they are safe.
+//
+// Reservations issues persistent reservation commands to a LUN over all its paths; whom to fence, and
+// when, is for others to decide.
 package device
