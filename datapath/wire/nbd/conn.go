@@ -20,8 +20,8 @@ type serverConn struct {
 	cancel context.CancelFunc
 	idle   chan struct{} // closed when no operation runs any more, and none will
 	once   sync.Once
-	leave  func()        // the registry; may be nil
-	over   atomic.Bool   // superseded, or the server stops: read nothing more
+	leave  func()      // the registry; may be nil
+	over   atomic.Bool // superseded, or the server stops: read nothing more
 
 	// Set by the handshake.
 	link       *link
@@ -31,8 +31,8 @@ type serverConn struct {
 	status     bool // base:allocation was selected
 	block      int64
 
-	window  chan struct{}   // a place per request, from its header until its reply is sent
-	running sync.WaitGroup  // operations
+	window  chan struct{}  // a place per request, from its header until its reply is sent
+	running sync.WaitGroup // operations
 	workers sync.WaitGroup
 	work    chan *operation // to idle workers; closed at the end
 	spare   atomic.Int32    // workers that wait, less what was sent to them

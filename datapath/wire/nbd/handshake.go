@@ -300,4 +300,3 @@ func (h *handshake) begin(x Export, name string, flags Flags) {
 	c.link = newLink(h.wire, h.records)
 	_ = h.wire.SetDeadline(time.Time{})
 }
-
