@@ -1,0 +1,233 @@
+package guard
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"strconv"
+	"sync"
+	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// Argument is how a process list shows the guard; marker, in its environment, makes it one.
+const (
+	Argument = "guard"
+	marker   = "LUNAR_GUARD"
+)
+
+// Descriptors that the guard is started with.
+const (
+	fdSocket = 3 + iota
+	fdWord
+	fdParent
+)
+
+// Bounds of the guard's answers.
+const (
+	startTimeout  = 10 * time.Second
+	answerTimeout = 5 * time.Second
+)
+
+// Errors of a Guard.
+var (
+	// ErrLost: the guard does not answer or has ended.
+	ErrLost = errors.New("the guard process is lost")
+	// ErrRefused: the guard does not take the mount, or does not end while it has any.
+	ErrRefused = errors.New("the guard refuses")
+)
+
+// Options of a guard. The zero value has no watchdog.
+type Options struct {
+	// Watchdog is a watchdog device, such as /dev/watchdog, which the guard feeds only while the deadline
+	// lies ahead; "" for none. Opening one arms it: from then on the machine restarts unless it is fed.
+	Watchdog string
+	// WatchdogTimeout is the time after which an unfed watchdog restarts the machine; seconds, 2 at least.
+	WatchdogTimeout time.Duration
+	// Stderr gets the guard's log; nil is the daemon's.
+	Stderr *os.File
+}
+
+// Validate tells what is wrong with o.
+func (o Options) Validate() error {
+	if o.Watchdog != "" && (o.WatchdogTimeout < 2*time.Second || o.WatchdogTimeout%time.Second != 0) {
+		return fmt.Errorf("guard: watchdog time-out is %v: give whole seconds, 2 at least", o.WatchdogTimeout)
+	}
+	return nil
+}
+
+// Report is what the guard could arrange for itself.
+type Report struct {
+	Locked   bool     // its memory cannot be paged out
+	RealTime bool     // scheduled before all ordinary threads
+	Watchdog bool     // feeds one
+	Notes    []string // why not, in words
+}
+
+// Guard is the running guard process.
+type Guard struct {
+	mu     sync.Mutex // guards the socket: a request and its answer
+	socket *os.File
+	word   *word
+	cmd    *exec.Cmd
+	report Report
+	ended  chan struct{}
+	status error // of cmd; valid when ended is closed
+}
+
+// Start starts the guard and returns when it watches this process. ctx bounds only the start.
+func Start(ctx context.Context, o Options) (*Guard, error) {
+	if err := o.Validate(); err != nil {
+		return nil, err
+	}
+	ctx, cancel := context.WithTimeout(ctx, startTimeout)
+	defer cancel()
+	g, err := start(o)
+	if err != nil {
+		return nil, fmt.Errorf("start the guard: %w", err)
+	}
+	stop := context.AfterFunc(ctx, func() { _ = g.cmd.Process.Kill() })
+	defer stop()
+	answer, err := g.answer(startTimeout)
+	if err == nil && answer.Error != "" {
+		err = errors.New(answer.Error)
+	}
+	if err != nil {
+		return nil, errors.Join(fmt.Errorf("start the guard: %w", err), g.kill())
+	}
+	g.report = answer.Report
+	return g, nil
+}
+
+func start(o Options) (g *Guard, err error) {
+	var open []*os.File
+	defer func() {
+		for _, f := range open {
+			_ = f.Close()
+		}
+	}()
+	pair, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_SEQPACKET|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return nil, err
+	}
+	ours, theirs := os.NewFile(uintptr(pair[0]), "guard"), os.NewFile(uintptr(pair[1]), "guard's end")
+	open = append(open, theirs)
+	file, w, err := newWord()
+	if err != nil {
+		return nil, errors.Join(err, ours.Close())
+	}
+	open = append(open, file)
+	fd, err := unix.PidfdOpen(os.Getpid(), 0)
+	if err != nil {
+		return nil, errors.Join(err, ours.Close(), w.close())
+	}
+	parent := os.NewFile(uintptr(fd), "daemon")
+	open = append(open, parent)
+	g = &Guard{socket: ours, word: w, cmd: o.command(theirs, file, parent), ended: make(chan struct{})}
+	if err := g.cmd.Start(); err != nil {
+		return nil, errors.Join(err, ours.Close(), w.close())
+	}
+	go func() {
+		defer close(g.ended)
+		g.status = g.cmd.Wait()
+	}()
+	return g, nil
+}
+
+func (o Options) command(files ...*os.File) *exec.Cmd {
+	cmd := exec.Command("/proc/self/exe", Argument) //nolint:contextcheck,noctx // it outlives every context: that is its purpose
+	cmd.Args[0] = os.Args[0]
+	cmd.Env = append(os.Environ(), marker+"=1", markerWatchdog+"="+o.Watchdog,
+		markerTimeout+"="+strconv.Itoa(int(o.WatchdogTimeout/time.Second)))
+	cmd.ExtraFiles = files
+	cmd.Stderr = o.Stderr
+	if o.Stderr == nil {
+		cmd.Stderr = os.Stderr
+	}
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
+	return cmd
+}
+
+// Report is what the guard could arrange for itself.
+func (g *Guard) Report() Report { return g.report }
+
+// PID is the guard's process id.
+func (g *Guard) PID() int { return g.cmd.Process.Pid }
+
+// Done is closed when the guard has ended.
+func (g *Guard) Done() <-chan struct{} { return g.ended }
+
+// Add hands a mount over: dir is an open folder of it, of which the guard gets a duplicate. From then on
+// it is shut down when the daemon ends or its deadline passes. ErrRefused: dir's file system cannot be.
+func (g *Guard) Add(volume string, dir *os.File) error {
+	return g.ask(request{Op: opAdd, Volume: volume}, int(dir.Fd()))
+}
+
+// Remove takes the mount back; when it returns, the guard holds no descriptor of it.
+func (g *Guard) Remove(volume string) error { return g.ask(request{Op: opRemove, Volume: volume}, -1) }
+
+// Renew moves the deadline to an instant of [Now]. An earlier one than was given before changes nothing.
+// Without any call there is no deadline.
+func (g *Guard) Renew(deadline time.Duration) error {
+	if g.word.renew(deadline) != 0 {
+		return nil
+	}
+	return g.ask(request{Op: opNudge}, -1)
+}
+
+// Close lets the guard go in order, with no mount left; ErrRefused while there are.
+func (g *Guard) Close() error {
+	if err := g.ask(request{Op: opClose}, -1); err != nil {
+		return err
+	}
+	<-g.ended
+	return errors.Join(g.status, g.release())
+}
+
+// kill ends a guard that has nothing to guard yet.
+func (g *Guard) kill() error {
+	_ = g.cmd.Process.Kill()
+	<-g.ended
+	return g.release()
+}
+
+func (g *Guard) release() error {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return errors.Join(g.socket.Close(), g.word.close())
+}
+
+func (g *Guard) ask(r request, fd int) error {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if err := send(int(g.socket.Fd()), r, fd); err != nil {
+		return fmt.Errorf("guard: %s %s: %w: %w", r.Op, r.Volume, ErrLost, err)
+	}
+	answer, err := g.answer(answerTimeout)
+	if err != nil {
+		return fmt.Errorf("guard: %s %s: %w", r.Op, r.Volume, err)
+	}
+	if answer.Error != "" {
+		return fmt.Errorf("guard: %s %s: %w: %s", r.Op, r.Volume, ErrRefused, answer.Error)
+	}
+	return nil
+}
+
+// answer waits for one; a late one would be taken for the next request's, so the guard is lost then.
+func (g *Guard) answer(limit time.Duration) (a reply, err error) {
+	limited := unix.NsecToTimeval(limit.Nanoseconds())
+	fd := int(g.socket.Fd())
+	if err = unix.SetsockoptTimeval(fd, unix.SOL_SOCKET, unix.SO_RCVTIMEO, &limited); err != nil {
+		return a, err
+	}
+	f, err := receive(fd, &a)
+	if err != nil {
+		_ = unix.Shutdown(fd, unix.SHUT_RDWR)
+		return a, fmt.Errorf("%w: %w", ErrLost, err)
+	}
+	return a, closeFile(f)
+}
