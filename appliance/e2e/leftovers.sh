@@ -21,5 +21,6 @@ report processes "$(processes)"
 report mounts "$(grep -F "$dir" /proc/self/mountinfo)"
 report 'loop devices' "$(losetup --list --noheadings --output NAME,BACK-FILE | grep -F "$dir")"
 report 'network namespaces' "$(ip netns list 2>/dev/null | grep '^lunar-')"
+report bridges "$(ip -brief link show type bridge 2>/dev/null | grep '^lunar-')"
 report files "$(find "$dir" -mindepth 1 -maxdepth 1)"
 exit $left

@@ -43,6 +43,20 @@ func (l *Lab) LoopSectors(name string, size int64, sector uint32) (*Loop, error)
 	return loop, nil
 }
 
+// Limit lets the device end after n bytes of its file, 0 for all of it: with several devices on one
+// file, a path that is cut. I/O beyond gets errors on this device alone.
+func (d *Loop) Limit(n uint64) error {
+	info, err := unix.IoctlLoopGetStatus64(int(d.dev.Fd()))
+	if err == nil {
+		info.Sizelimit = n
+		err = unix.IoctlLoopSetStatus64(int(d.dev.Fd()), info)
+	}
+	if err != nil {
+		return fmt.Errorf("limit %s: %w", d.Path, err)
+	}
+	return nil
+}
+
 // Close lets the device go: it clears itself when nobody has it open any more.
 func (d *Loop) Close() error {
 	if d.dev == nil {

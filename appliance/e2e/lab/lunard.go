@@ -21,11 +21,15 @@ type Lunard struct {
 	// Process is the running daemon; Start replaces it.
 	*Process
 
-	lab *Lab
+	lab  *Lab
+	name string
+	host *Host
 }
 
 // Config is what a test may want of a node; the zero value gives one portal at a free port.
 type Config struct {
+	Name    string // of the node and its files; "" is "lab"
+	Host    *Host  // nil is the lab's own namespace
 	Address string // of the portals; "" is 127.0.0.1
 	Portals int    // 0 is 1
 	Port    int    // of the first portal, if it is free
@@ -38,8 +42,9 @@ func (l *Lab) Lunard(ctx context.Context, c Config) (*Lunard, error) {
 	if err != nil {
 		return nil, err
 	}
-	n := &Lunard{Address: cmp.Or(c.Address, "127.0.0.1"), Ports: ports, ConfigPath: l.Path("lunard.toml"), Socket: l.Path("sock"), lab: l}
-	if c.Port != 0 && free(n.Address, c.Port) {
+	n := &Lunard{Address: cmp.Or(c.Address, "127.0.0.1"), Ports: ports, lab: l, name: cmp.Or(c.Name, "lab"), host: c.Host}
+	n.ConfigPath, n.Socket = n.path("lunard.toml"), n.path("sock")
+	if c.Port != 0 && (c.Host != nil || free(n.Address, c.Port)) {
 		ports[0] = c.Port
 	}
 	if err := os.WriteFile(n.ConfigPath, []byte(n.config()+c.Extra), 0o600); err != nil {
@@ -48,6 +53,9 @@ func (l *Lab) Lunard(ctx context.Context, c Config) (*Lunard, error) {
 	err = n.Start(ctx)
 	return n, err
 }
+
+// path is a path of the node's own in the lab's folder.
+func (n *Lunard) path(name string) string { return n.lab.Path(n.name + "-" + name) }
 
 func (n *Lunard) config() string {
 	portals := make([]string, len(n.Ports))
@@ -58,25 +66,25 @@ func (n *Lunard) config() string {
 socket = %q
 
 [node]
-name = "lab"
+name = %q
 
 [metrics]
 listen = ""
 
 [iscsi]
 portals = [%s]
-`, n.lab.Path("state"), n.Socket, strings.Join(portals, ", "))
+`, n.path("state"), n.Socket, n.name, strings.Join(portals, ", "))
 }
 
 // Start starts the daemon, again after a Stop or Kill, and waits until it says READY, as systemd would.
 func (n *Lunard) Start(ctx context.Context) error {
-	ready, err := listenNotify(n.lab.Path("notify"))
+	ready, err := listenNotify(n.path("notify"))
 	if err != nil {
 		return err
 	}
 	defer ready.Close() //nolint:errcheck // nothing is lost
-	env := []string{"NOTIFY_SOCKET=" + n.lab.Path("notify")}
-	n.Process, err = n.lab.startWith(env, filepath.Join(n.lab.Bin, "lunard"), "--config", n.ConfigPath)
+	env := []string{"NOTIFY_SOCKET=" + n.path("notify")}
+	n.Process, err = n.lab.startWith(env, n.host.command(filepath.Join(n.lab.Bin, "lunard"), "--config", n.ConfigPath)...)
 	if err != nil {
 		return err
 	}
