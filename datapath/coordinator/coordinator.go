@@ -5,7 +5,9 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"os"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -20,7 +22,9 @@ import (
 // Options sets a Coordinator up.
 type Options struct {
 	Epoch         uint64        // of this term; greater than every earlier one of the volume
-	RecallTimeout time.Duration // for one holder to return a range; default 35 s, over a device's time-out
+	AnswerTimeout time.Duration // for one holder to answer a recall, then it is asked again; default 2 s
+	RecallTimeout time.Duration // for one holder to return a range in all; default 35 s, over a device's time-out
+	Quiet         time.Duration // how long COMPARE AND WRITE keeps a range from the holders; default 10 s
 	Log           *slog.Logger  // default slog.Default()
 
 	// Members are the nodes that may hold layouts of older epochs. Until each has acknowledged this
@@ -28,10 +32,16 @@ type Options struct {
 	Members []protocol.NodeID
 	// Fence makes sure that a node cannot write to the device any more; nil means proven. It is called
 	// when the node did not answer a recall in time, again and again until it succeeds. Without it a
-	// recall that fails fails the change.
+	// recall that fails fails the change. Its context ends with the term.
 	Fence func(ctx context.Context, node protocol.NodeID) error
-	// Failed is told, once, that this term's path to the device or its file system is gone.
+	// Failed is told, once, that this node cannot go on with the volume: its path to the device or the
+	// file system is gone, or there is a later term. The term has ended then: every call, also those under
+	// way, fails with ErrStaleEpoch. Failed does not block and calls nothing of the Coordinator; its
+	// caller's duty is Close, soon. Without it errors pass through and the term goes on.
 	Failed func(error)
+	// Twin allows an XFS while this kernel has one with the same UUID mounted: for nodes that share
+	// a kernel, where a fenced node's dead mount may be there still. Only fencing guards OneMount then.
+	Twin bool
 }
 
 // Validate tells what is wrong with o.
@@ -39,8 +49,8 @@ func (o Options) Validate() error {
 	if o.Epoch == 0 {
 		return fmt.Errorf("coordinator: Options.Epoch is 0: count terms from 1: %w", unix.EINVAL)
 	}
-	if o.RecallTimeout < 0 {
-		return fmt.Errorf("coordinator: Options.RecallTimeout is %v: give 0 or more: %w", o.RecallTimeout, unix.EINVAL)
+	if least := min(o.RecallTimeout, o.AnswerTimeout, o.Quiet); least < 0 {
+		return fmt.Errorf("coordinator: a time of %v in Options: give 0 or more: %w", least, unix.EINVAL)
 	}
 	return nil
 }
@@ -48,6 +58,12 @@ func (o Options) Validate() error {
 func (o Options) withDefaults() Options {
 	if o.RecallTimeout == 0 {
 		o.RecallTimeout = 35 * time.Second
+	}
+	if o.AnswerTimeout == 0 {
+		o.AnswerTimeout = 2 * time.Second
+	}
+	if o.Quiet == 0 {
+		o.Quiet = 10 * time.Second
 	}
 	if o.Log == nil {
 		o.Log = slog.Default()
@@ -60,15 +76,25 @@ type Coordinator struct {
 	opts  Options
 	dev   *device.Device
 	fs    *mount
+	end   int64       // of the file system on the device
 	names sync.Mutex  // orders changes of the name space, and opens
 	down  atomic.Bool // after Shutdown
 
+	life       context.Context // ends with the term
+	endLife    context.CancelFunc
+	barrier    chan struct{}  // closed when changes may run
+	failed     atomic.Bool    // after fail
+	background sync.WaitGroup // goroutines that end with life
+	hook       func(step string)
+
 	unshareable atomic.Bool // the file system said that it cannot share blocks
 
-	mu     sync.Mutex // guards images and what follows
-	images map[protocol.ImageID]*image
-	closed bool
-	calls  sync.WaitGroup // begun before closed
+	mu      sync.Mutex // guards images and what follows
+	images  map[protocol.ImageID]*image
+	term    *protocol.Term
+	fencing map[protocol.NodeID]bool
+	closed  bool
+	calls   sync.WaitGroup // begun before closed, or before the term's end
 }
 
 // Open mounts the volume on dev, XFS or ext4, and changes nothing on it beyond its journal's
@@ -91,16 +117,30 @@ func Open(ctx context.Context, dev *device.Device, o Options) (*Coordinator, err
 	if err := checkSuperblock(dev, fs); err != nil {
 		return nil, err
 	}
-	if err := checkFits(dev, fs); err != nil {
-		return nil, err
-	}
-	m, err := attach(dev, fs)
+	end, err := checkFits(dev, fs)
 	if err != nil {
 		return nil, err
 	}
-	c := &Coordinator{opts: o.withDefaults(), dev: dev, fs: m, images: map[protocol.ImageID]*image{}}
+	m, err := attach(dev, fs, o.Twin)
+	if err != nil {
+		return nil, err
+	}
+	c := newCoordinator(dev, m, end, o.withDefaults())
 	c.opts.Log.Info("volume mounted", "device", dev.Path, "fs", fs, "epoch", o.Epoch)
 	return c, nil
+}
+
+func newCoordinator(dev *device.Device, m *mount, end int64, o Options) *Coordinator {
+	c := &Coordinator{opts: o, dev: dev, fs: m, end: end, images: map[protocol.ImageID]*image{},
+		term: protocol.NewTerm(o.Epoch, o.Members), fencing: map[protocol.NodeID]bool{}, barrier: make(chan struct{})}
+	c.life, c.endLife = context.WithCancel(context.Background())
+	switch {
+	case c.term.Passed():
+		close(c.barrier)
+	case o.Fence != nil:
+		c.background.Go(c.watchBarrier)
+	}
+	return c
 }
 
 // Epoch is the number of this term.
@@ -112,10 +152,13 @@ func (c *Coordinator) FS() FSType { return c.fs.fs }
 // BlockSize is the unit in which the file system allocates, bytes.
 func (c *Coordinator) BlockSize() int64 { return c.fs.block }
 
-// enter counts a call in, unless the Coordinator is closed. The caller calls c.calls.Done.
+// enter counts a call in, unless the Coordinator is closed or its term has ended. The caller calls exit.
 func (c *Coordinator) enter() error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	if c.term.Ended() {
+		return errEnded
+	}
 	if c.closed {
 		return ErrClosed
 	}
@@ -139,29 +182,6 @@ func (c *Coordinator) checkEpoch(epoch uint64) error {
 	return nil
 }
 
-// Hello says that a node's process is there; incarnation is greater with each of its starts. What an
-// earlier process of that node held is gone with it.
-func (c *Coordinator) Hello(ctx context.Context, node protocol.NodeID, incarnation uint64) error {
-	return c.enterThen(func() error { return nil })
-}
-
-// Acknowledge says that a node has attached every image that it has open under epoch, and holds
-// nothing of an older one.
-func (c *Coordinator) Acknowledge(ctx context.Context, node protocol.NodeID, epoch uint64) error {
-	return c.enterThen(func() error { return c.checkEpoch(epoch) })
-}
-
-// Expel says that a node is fenced: what it held is gone.
-func (c *Coordinator) Expel(node protocol.NodeID) {}
-
-func (c *Coordinator) enterThen(fn func() error) error {
-	if err := c.enter(); err != nil {
-		return err
-	}
-	defer c.calls.Done()
-	return fn()
-}
-
 // image finds the open image of a call, counted in as enter does.
 func (c *Coordinator) image(call protocol.Call) (*image, error) {
 	if err := c.enterFor(call.Epoch); err != nil {
@@ -177,11 +197,11 @@ func (c *Coordinator) image(call protocol.Call) (*image, error) {
 }
 
 // Space tells how the volume is filled.
-func (c *Coordinator) Space(_ context.Context) (protocol.Space, error) {
+func (c *Coordinator) Space(_ context.Context) (_ protocol.Space, err error) {
 	if err := c.enter(); err != nil {
 		return protocol.Space{}, err
 	}
-	defer c.calls.Done()
+	defer c.exit(&err)
 	size, free, err := c.fs.space()
 	return protocol.Space{Size: size, Free: free}, err
 }
@@ -197,18 +217,23 @@ func (c *Coordinator) free() int64 {
 
 // Attach opens the image at path for a holder on a node: the grant describes all of it. Each Attach
 // needs a Detach.
-func (c *Coordinator) Attach(ctx context.Context, node protocol.NodeID, path string, h protocol.Holder) (protocol.Grant, protocol.HolderID, error) {
+func (c *Coordinator) Attach(ctx context.Context, node protocol.NodeID, path string, h protocol.Holder) (g protocol.Grant, id protocol.HolderID, err error) {
 	if err := c.enter(); err != nil {
-		return protocol.Grant{}, 0, err
+		return g, 0, err
 	}
-	defer c.calls.Done()
+	defer c.exit(&err)
 	c.names.Lock()
 	defer c.names.Unlock()
 	im, err := c.openImage(path)
 	if err != nil {
-		return protocol.Grant{}, 0, explain(path, "open", err)
+		return g, 0, explain(path, "open", err)
 	}
-	g, id, err := im.join(ctx, node, h)
+	g, id, err = im.join(ctx, node, h)
+	if err == nil {
+		if err = c.admit(node); err != nil { // also when it was expelled meanwhile
+			im.leave(id)
+		}
+	}
 	if err != nil {
 		return g, id, errors.Join(explain(path, "open", err), c.dropIfUnused(ctx, im))
 	}
@@ -221,18 +246,24 @@ func (c *Coordinator) openImage(path string) (*image, error) {
 	if err != nil {
 		return nil, err
 	}
-	id := protocol.ImageID(st.Ino)
-	if im := c.opened(id); im != nil {
+	if im := c.opened(st.ID); im != nil {
 		return im, f.Close()
 	}
-	im, err := c.newImage(id, path, f, st.Size)
+	im, err := c.newImage(st.ID, path, f, st.Size)
 	if err != nil {
 		return nil, errors.Join(err, f.Close())
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.images[id] = im
+	c.images[st.ID] = im
 	return im, nil
+}
+
+// all is the images that are open now.
+func (c *Coordinator) all() []*image {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return slices.Collect(maps.Values(c.images))
 }
 
 func (c *Coordinator) opened(id protocol.ImageID) *image {
@@ -261,12 +292,12 @@ func (c *Coordinator) newImage(id protocol.ImageID, path string, f *os.File, siz
 }
 
 // Detach ends what Attach began; the holder has no I/O under way any more.
-func (c *Coordinator) Detach(ctx context.Context, call protocol.Call, h protocol.HolderID) error {
+func (c *Coordinator) Detach(ctx context.Context, call protocol.Call, h protocol.HolderID) (err error) {
 	im, err := c.image(call)
 	if err != nil {
 		return err
 	}
-	defer c.calls.Done()
+	defer c.exit(&err)
 	c.names.Lock()
 	defer c.names.Unlock()
 	im.leave(h)
@@ -281,35 +312,11 @@ func (c *Coordinator) dropIfUnused(ctx context.Context, im *image) error {
 	c.mu.Lock()
 	delete(c.images, im.id)
 	c.mu.Unlock()
-	return errors.Join(im.idle(context.WithoutCancel(ctx)), im.file.Close())
-}
-
-// Close unmounts, after the calls under way have ended, and waits until the kernel has let the
-// device go. ErrInUse when an image is open.
-func (c *Coordinator) Close(ctx context.Context) error {
-	c.mu.Lock()
-	open := len(c.images)
-	switch {
-	case c.closed:
-		c.mu.Unlock()
-		return ErrClosed
-	case open > 0:
-		c.mu.Unlock()
-		return fmt.Errorf("volume on %s: %w: %d images are open: close them first", c.dev.Path, ErrInUse, open)
+	if err := im.idle(context.WithoutCancel(ctx)); err != nil { // the term has ended: finish closes it
+		c.mu.Lock()
+		defer c.mu.Unlock()
+		c.images[im.id] = im
+		return err
 	}
-	c.closed = true
-	c.mu.Unlock()
-	c.calls.Wait()
-	if err := c.fs.unmount(ctx, c.dev); err != nil {
-		return fmt.Errorf("unmount %s: %w", c.dev.Path, err)
-	}
-	c.opts.Log.Info("volume unmounted", "device", c.dev.Path)
-	return nil
-}
-
-// Shutdown ends the file system at once, as a power failure would: nothing more reaches the device,
-// not even the log. Every later call fails with EIO; Close still has to be called.
-func (c *Coordinator) Shutdown() error {
-	c.down.Store(true)
-	return c.fs.shutdown()
+	return im.file.Close()
 }

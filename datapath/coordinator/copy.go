@@ -20,12 +20,12 @@ var (
 // Copy makes r.Len bytes at off of the image to equal to r of the image from, by sharing the blocks;
 // from and to may be one image. It is durable on return. An error that wraps EOPNOTSUPP or EINVAL
 // says that such a range cannot be shared here and that nothing was changed.
-func (c *Coordinator) Copy(ctx context.Context, to protocol.Call, off int64, from protocol.Call, r layout.Range) error {
+func (c *Coordinator) Copy(ctx context.Context, to protocol.Call, off int64, from protocol.Call, r layout.Range) (err error) {
 	target, err := c.image(to)
 	if err != nil {
 		return err
 	}
-	defer c.calls.Done()
+	defer c.exit(&err)
 	source, err := c.image(from)
 	if err != nil {
 		return err

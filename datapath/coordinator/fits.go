@@ -7,21 +7,22 @@ import (
 	"lunar/datapath/device"
 )
 
-// checkFits refuses a device that is smaller than the file system on it: someone shrank the LUN. The
+// checkFits tells where the file system ends on the device. It refuses a device that is smaller than the file system on it: someone shrank the LUN. The
 // kernel's own words for that are "input/output error".
-func checkFits(dev *device.Device, fs FSType) error {
+func checkFits(dev *device.Device, fs FSType) (end int64, err error) {
 	p := alignedBuffer(4096)
 	if _, err := dev.ReadAt(p, 0); err != nil {
-		return fmt.Errorf("read the superblock of %s: %w", dev.Path, err)
+		return 0, fmt.Errorf("read the superblock of %s: %w", dev.Path, err)
 	}
 	has, err := dev.Size()
 	if err != nil {
-		return err
+		return 0, err
 	}
-	if wants := fileSystemSize[fs](p); wants > has {
-		return fmt.Errorf("device %s: %w: %s of %d bytes on %d", dev.Path, ErrShrunk, fs, wants, has)
+	wants := fileSystemSize[fs](p)
+	if wants > has {
+		return 0, fmt.Errorf("device %s: %w: %s of %d bytes on %d", dev.Path, ErrShrunk, fs, wants, has)
 	}
-	return nil
+	return wants, nil
 }
 
 // fileSystemSize reads from the first 4 KiB of a device how many bytes of it the file system takes.

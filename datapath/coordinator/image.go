@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"slices"
 	"sync"
 
 	"golang.org/x/sys/unix"
@@ -19,29 +20,26 @@ type image struct {
 	id   protocol.ImageID
 	file *os.File // O_DIRECT
 
-	mu      sync.Mutex // guards what follows
-	path    string
-	table   protocol.Table
-	waiting map[*protocol.Op]chan struct{} // closed when the operation has its range
-	holders map[protocol.HolderID]member
-	lastID  protocol.HolderID
-	layout  *layout.Layout // what the file system has durably
-	window  window
-}
-
-// member is a holder and where it is.
-type member struct {
-	protocol.Holder
-	node protocol.NodeID
+	mu        sync.Mutex // guards what follows
+	path      string
+	table     protocol.Table
+	waiting   map[*protocol.Op]chan struct{} // closed when the operation has its range
+	returning map[*protocol.Op]chan struct{} // closed when every holder has returned the range
+	sweeping  bool                           // a goroutine lets go of what the table keeps
+	holders   map[protocol.HolderID]member
+	lastID    protocol.HolderID
+	layout    *layout.Layout // what the file system has durably
+	window    window
 }
 
 func newImage(c *Coordinator, id protocol.ImageID, path string, f *os.File, l *layout.Layout) *image {
 	return &image{
 		c: c, id: id, path: path, file: f, layout: l,
-		table:   protocol.Table{Epoch: c.opts.Epoch},
-		waiting: map[*protocol.Op]chan struct{}{},
-		holders: map[protocol.HolderID]member{},
-		window:  newWindow(),
+		table:     protocol.Table{Epoch: c.opts.Epoch},
+		waiting:   map[*protocol.Op]chan struct{}{},
+		returning: map[*protocol.Op]chan struct{}{},
+		holders:   map[protocol.HolderID]member{},
+		window:    newWindow(),
 	}
 }
 
@@ -82,8 +80,7 @@ func (im *image) join(ctx context.Context, node protocol.NodeID, h protocol.Hold
 func (im *image) leave(h protocol.HolderID) {
 	im.mu.Lock()
 	defer im.mu.Unlock()
-	delete(im.holders, h)
-	im.table.Leave(h)
+	im.remove(h)
 }
 
 // idle returns when no operation is under way.
@@ -106,6 +103,9 @@ func (im *image) admit(ctx context.Context, op *protocol.Op) error {
 	select {
 	case <-ready:
 		return nil
+	case <-im.c.life.Done():
+		im.end(op)
+		return errEnded
 	case <-ctx.Done():
 		im.end(op)
 		return fmt.Errorf("wait for a range of the image: %w: %w", unix.ETIMEDOUT, ctx.Err())
@@ -141,7 +141,7 @@ type effect uint8
 
 const (
 	none  effect = iota // nothing: the layout stands
-	freed               // blocks became a hole: nothing new is granted
+	freed               // blocks became a hole: nothing new is granted; committed where there are other nodes
 	moved               // blocks were allocated, converted or shared: commit, then grant
 )
 
@@ -153,16 +153,23 @@ func (im *image) change(ctx context.Context, r layout.Range, fn func() (effect, 
 // changeUnless is a change that may turn out to be unneeded when it has its range: then unneeded has
 // done all, and nothing is recalled.
 func (im *image) changeUnless(ctx context.Context, r layout.Range, unneeded func() (bool, error), fn func() (effect, error)) error {
+	if err := im.c.changeable(ctx); err != nil {
+		return err
+	}
 	op := &protocol.Op{Range: r, Change: true}
 	if err := im.admit(ctx, op); err != nil {
 		return err
 	}
-	defer im.end(op)
 	if done, err := unneeded(); done || err != nil {
+		im.end(op)
 		return err
 	}
 	did := none
-	err := im.recall(ctx, op)
+	abandoned, err := im.recall(ctx, op, r)
+	if abandoned {
+		return err
+	}
+	defer im.end(op)
 	if err == nil {
 		did, err = fn()
 	}
@@ -171,45 +178,6 @@ func (im *image) changeUnless(ctx context.Context, r layout.Range, unneeded func
 	}
 	im.publish(r, op.Number)
 	return err
-}
-
-// recall takes op's range back from every holder, all at once.
-func (im *image) recall(ctx context.Context, op *protocol.Op) error {
-	ctx, cancel := context.WithTimeout(ctx, im.c.opts.RecallTimeout)
-	defer cancel()
-	im.mu.Lock()
-	asked := op.Awaited()
-	holders := make([]protocol.Holder, len(asked))
-	for i, id := range asked {
-		holders[i] = im.holders[id]
-	}
-	im.mu.Unlock()
-	r := protocol.Recall{Call: im.call(), Number: op.Number, Range: op.Range}
-	errs := make([]error, len(asked))
-	each(len(asked), func(i int) { errs[i] = holders[i].Recall(ctx, r) })
-	im.mu.Lock()
-	defer im.mu.Unlock()
-	for i, id := range asked {
-		if errs[i] == nil {
-			im.table.Returned(op, id)
-		}
-	}
-	if !op.Runnable() {
-		return fmt.Errorf("%w: %w", ErrRecall, errors.Join(errs...))
-	}
-	return nil
-}
-
-// each calls fn for 0 to n-1 side by side and waits; the last runs on the caller's goroutine.
-func each(n int, fn func(i int)) {
-	var all sync.WaitGroup
-	for i := range n - 1 {
-		all.Go(func() { fn(i) })
-	}
-	if n > 0 {
-		fn(n - 1)
-	}
-	all.Wait()
 }
 
 func (im *image) call() protocol.Call {
@@ -247,7 +215,8 @@ func (im *image) redraw(size int64, r layout.Range, extents []layout.Extent) err
 }
 
 func (im *image) describe(r layout.Range, did effect) ([]layout.Extent, int64, error) {
-	if did == moved {
+	im.c.step("change done")
+	if did == moved || did == freed && len(im.c.opts.Members) > 0 { // a crash must not undo what other nodes read
 		if err := unix.Fdatasync(im.fd()); err != nil {
 			return nil, 0, fmt.Errorf("commit: %w", err)
 		}
@@ -276,8 +245,6 @@ func (im *image) publish(r layout.Range, ends uint64) {
 func (im *image) grant(r layout.Range, ends uint64) protocol.Grant {
 	g := protocol.Grant{Call: im.call(), Generation: im.table.NextGeneration(), Size: im.layout.Size(),
 		Range: r, Ends: ends, Free: im.c.free()}
-	for e := range im.layout.In(r) {
-		g.Extents = append(g.Extents, e)
-	}
+	g.Extents = im.table.Grantable(slices.Collect(im.layout.In(r)))
 	return g
 }

@@ -39,7 +39,7 @@ const fsconfigCreateExcl = 8
 const beneath = unix.RESOLVE_BENEATH | unix.RESOLVE_NO_SYMLINKS | unix.RESOLVE_NO_XDEV | unix.RESOLVE_NO_MAGICLINKS
 
 // attach mounts the device's file system so that no path leads to it.
-func attach(dev *device.Device, fs FSType) (*mount, error) {
+func attach(dev *device.Device, fs FSType, twin bool) (*mount, error) {
 	ctxFd, err := unix.Fsopen(string(fs), unix.FSOPEN_CLOEXEC)
 	if err != nil {
 		return nil, fmt.Errorf("mount %s: kernel has no %s: %w", dev.Path, fs, err)
@@ -47,7 +47,7 @@ func attach(dev *device.Device, fs FSType) (*mount, error) {
 	defer func() { _ = unix.Close(ctxFd) }()
 	err = unix.FsconfigSetString(ctxFd, "source", dev.Path)
 	if err == nil {
-		err = setOptions(ctxFd, fs)
+		err = setOptions(ctxFd, fs, twin)
 	}
 	if err == nil {
 		err = create(ctxFd)
@@ -158,9 +158,29 @@ func (m *mount) close() error {
 // unmountWait bounds how long close waits for the kernel to let the device go.
 const unmountWait = 30 * time.Second
 
-// unmount closes the mount and waits until the kernel has let the device go.
-func (m *mount) unmount(ctx context.Context, dev *device.Device) error {
-	err := errors.Join(unix.Syncfs(int(m.root.Fd())), m.close())
+// sync writes back what the file system has not written yet.
+func (m *mount) sync() error { return unix.Syncfs(int(m.root.Fd())) }
+
+// alive asks the file system itself, not its caches, whether it was shut down.
+func (m *mount) alive() error {
+	if err := m.root.Sync(); err != nil {
+		return fmt.Errorf("file system: %w", err)
+	}
+	f, err := m.open(".", unix.O_TMPFILE|unix.O_RDWR, 0o600)
+	if err != nil {
+		return fmt.Errorf("file system: %w", err)
+	}
+	return f.Close()
+}
+
+// unmount closes the mount and waits until the kernel has let the device go; what was shut down is
+// not written back.
+func (m *mount) unmount(ctx context.Context, dev *device.Device, failed bool) error {
+	var err error
+	if !failed {
+		err = m.sync()
+	}
+	err = errors.Join(err, m.close())
 	ctx, cancel := context.WithTimeout(ctx, unmountWait)
 	defer cancel()
 	return errors.Join(err, dev.WaitUnused(ctx))

@@ -16,32 +16,39 @@ import (
 )
 
 // inName runs fn with the name space to itself, and explains its error.
-func (c *Coordinator) inName(p, operation string, fn func() error) error {
+func (c *Coordinator) inName(p, operation string, fn func() error) (err error) {
 	if err := checkPath(p); err != nil {
 		return err
 	}
 	if err := c.enter(); err != nil {
 		return explain(p, operation, err)
 	}
-	defer c.calls.Done()
+	defer c.exit(&err)
 	c.names.Lock()
 	defer c.names.Unlock()
 	return explain(p, operation, fn())
 }
 
-// changeName is inName for a change of this term.
-func (c *Coordinator) changeName(m protocol.Meta, p, operation string, fn func() error) error {
-	return c.inName(p, operation, func() error {
-		if err := c.checkEpoch(m.Epoch); err != nil {
-			return err
-		}
-		return fn()
-	})
+// changeName is inName for a change of this term. It waits for the barrier first: nodes attach meanwhile.
+func (c *Coordinator) changeName(ctx context.Context, m protocol.Meta, p, operation string, fn func() error) (err error) {
+	if err := checkPath(p); err != nil {
+		return err
+	}
+	if err := c.enterFor(m.Epoch); err != nil {
+		return explain(p, operation, err)
+	}
+	defer c.exit(&err)
+	if err := c.changeable(ctx); err != nil {
+		return explain(p, operation, err)
+	}
+	c.names.Lock()
+	defer c.names.Unlock()
+	return explain(p, operation, fn())
 }
 
 // Create makes an image, and the folders above it. It appears whole or not at all, also after a
 // crash, and is durable on return.
-func (c *Coordinator) Create(ctx context.Context, m protocol.Meta, p string, o protocol.CreateOptions) error {
+func (c *Coordinator) Create(ctx context.Context, m protocol.Meta, p string, o protocol.CreateOptions) (err error) {
 	if unit := max(512, int64(c.dev.LogicalBlock)); o.Size <= 0 || o.Size%unit != 0 || o.Size > layout.MaxSize {
 		return explain(p, "create", fmt.Errorf("%w: %d: give a multiple of %d", ErrSize, o.Size, unit))
 	}
@@ -51,33 +58,40 @@ func (c *Coordinator) Create(ctx context.Context, m protocol.Meta, p string, o p
 	if err := c.enterFor(m.Epoch); err != nil {
 		return explain(p, "create", err)
 	}
-	defer c.calls.Done()
+	defer c.exit(&err)
 	// The name space is not locked: writing zeroes may take minutes, and the file has no name before.
-	return explain(p, "create", c.build(p, func(f *os.File) error { return c.shape(ctx, f, o) }))
+	return explain(p, "create", c.build(m, p, func(f *os.File) error { return c.shape(ctx, f, o) }))
 }
 
-// build makes a nameless file, lets fn shape it, and gives it its name, at once or not at all.
-func (c *Coordinator) build(p string, fn func(*os.File) error) error {
+// build makes a nameless file, lets fn shape it, and gives it its name, at once or not at all; once per
+// key of m.
+func (c *Coordinator) build(m protocol.Meta, p string, fn func(*os.File) error) error {
 	folder, err := c.fs.openFolder(p, true)
 	if err != nil {
 		return err
 	}
 	defer func() { _ = folder.Close() }()
-	if err := unix.Fstatat(int(folder.Fd()), path.Base(p), new(unix.Stat_t), unix.AT_SYMLINK_NOFOLLOW); err == nil {
-		return ErrExists
+	if done, err := c.made(m, p); done || err != nil {
+		return err
 	}
+	c.step("folder made")
 	f, err := c.fs.open(path.Dir(p), unix.O_TMPFILE|unix.O_RDWR|unix.O_DIRECT, 0o600)
 	if err != nil {
 		return err
 	}
 	defer func() { _ = f.Close() }()
-	if err := errors.Join(fn(f), f.Sync()); err != nil {
+	if err := errors.Join(fn(f), setKey(f, m.Key), f.Sync()); err != nil {
 		return err
 	}
+	c.step("file made")
 	self := fmt.Sprintf("/proc/self/fd/%d", f.Fd())
-	if err := unix.Linkat(unix.AT_FDCWD, self, int(folder.Fd()), path.Base(p), unix.AT_SYMLINK_FOLLOW); err != nil {
+	if err := unix.Linkat(unix.AT_FDCWD, self, int(folder.Fd()), path.Base(p), unix.AT_SYMLINK_FOLLOW); errors.Is(err, unix.EEXIST) {
+		_, err := c.made(m, p) // by another try of this call, if not by someone else
+		return err
+	} else if err != nil {
 		return err
 	}
+	c.step("linked")
 	return errors.Join(f.Sync(), folder.Sync())
 }
 
@@ -111,15 +125,8 @@ func (c *Coordinator) shape(ctx context.Context, f *os.File, o protocol.CreateOp
 }
 
 // Delete removes an image for good; ErrInUse while it is open.
-func (c *Coordinator) Delete(_ context.Context, m protocol.Meta, p string) error {
-	return c.changeName(m, p, "delete", func() error {
-		folder, err := c.folderOfUnused(p)
-		if err != nil {
-			return err
-		}
-		defer func() { _ = folder.Close() }()
-		return errors.Join(unix.Unlinkat(int(folder.Fd()), path.Base(p), 0), folder.Sync())
-	})
+func (c *Coordinator) Delete(ctx context.Context, m protocol.Meta, p string) error {
+	return c.changeName(ctx, m, p, "delete", func() error { return c.unlink(m, p) })
 }
 
 // folderOfUnused checks that an image exists and is not open, and opens its folder.
@@ -131,7 +138,7 @@ func (c *Coordinator) folderOfUnused(p string) (*os.File, error) {
 	if err := f.Close(); err != nil {
 		return nil, err
 	}
-	if c.opened(protocol.ImageID(st.Ino)) != nil {
+	if c.opened(st.ID) != nil {
 		return nil, fmt.Errorf("%w: unmap it from its targets first", ErrInUse)
 	}
 	return c.fs.openFolder(p, false)
@@ -139,24 +146,11 @@ func (c *Coordinator) folderOfUnused(p string) (*os.File, error) {
 
 // Rename gives an image another path on the same volume; ErrInUse while it is open, ErrExists when
 // the new path is taken.
-func (c *Coordinator) Rename(_ context.Context, m protocol.Meta, from, to string) error {
+func (c *Coordinator) Rename(ctx context.Context, m protocol.Meta, from, to string) error {
 	if err := checkPath(to); err != nil {
 		return err
 	}
-	return c.changeName(m, from, "rename to "+to, func() error {
-		source, err := c.folderOfUnused(from)
-		if err != nil {
-			return err
-		}
-		defer func() { _ = source.Close() }()
-		target, err := c.fs.openFolder(to, true)
-		if err != nil {
-			return err
-		}
-		defer func() { _ = target.Close() }()
-		err = unix.Renameat2(int(source.Fd()), path.Base(from), int(target.Fd()), path.Base(to), unix.RENAME_NOREPLACE)
-		return errors.Join(err, target.Sync(), source.Sync())
-	})
+	return c.changeName(ctx, m, from, "rename to "+to, func() error { return c.rename(m, from, to) })
 }
 
 // Resize changes an image's size. It may grow while it is open. It shrinks only while it is not
@@ -165,13 +159,13 @@ func (c *Coordinator) Resize(ctx context.Context, m protocol.Meta, p string, siz
 	if unit := max(512, int64(c.dev.LogicalBlock)); size <= 0 || size%unit != 0 || size > layout.MaxSize {
 		return explain(p, "resize", fmt.Errorf("%w: %d: give a multiple of %d", ErrSize, size, unit))
 	}
-	return c.changeName(m, p, "resize", func() error {
+	return c.changeName(ctx, m, p, "resize", func() error {
 		f, st, err := c.fs.openImage(p)
 		if err != nil {
 			return err
 		}
 		defer func() { _ = f.Close() }()
-		im := c.opened(protocol.ImageID(st.Ino))
+		im := c.opened(st.ID)
 		switch {
 		case size < st.Size && im != nil:
 			return fmt.Errorf("shrink: %w: unmap it from its targets first", ErrInUse)
@@ -221,23 +215,26 @@ func (c *Coordinator) Clone(ctx context.Context, m protocol.Meta, from, to strin
 	if err := checkPath(to); err != nil {
 		return err
 	}
-	return c.changeName(m, from, "clone to "+to, func() error {
+	return c.changeName(ctx, m, from, "clone to "+to, func() error {
 		f, st, err := c.fs.openImage(from)
 		if err != nil {
 			return err
 		}
 		defer func() { _ = f.Close() }()
-		im := c.opened(protocol.ImageID(st.Ino))
-		if im == nil {
-			return c.reflink(f, to)
+		if done, err := c.made(m, to); done || err != nil {
+			return err
 		}
-		return im.change(ctx, protocol.Everywhere, func() (effect, error) { return moved, c.reflink(f, to) })
+		im := c.opened(st.ID)
+		if im == nil {
+			return c.reflink(m, f, to)
+		}
+		return im.change(ctx, protocol.Everywhere, func() (effect, error) { return moved, c.reflink(m, f, to) })
 	})
 }
 
-func (c *Coordinator) reflink(f *os.File, to string) error {
+func (c *Coordinator) reflink(m protocol.Meta, f *os.File, to string) error {
 	_ = unix.Fadvise(int(f.Fd()), 0, 0, unix.FADV_DONTNEED)
-	return c.build(to, func(t *os.File) error {
+	return c.build(m, to, func(t *os.File) error {
 		err := unix.IoctlFileClone(int(t.Fd()), int(f.Fd()))
 		if errors.Is(err, unix.EOPNOTSUPP) {
 			return fmt.Errorf("%w: %s cannot share blocks: use an XFS volume", ErrUnsupported, c.fs.fs)
@@ -247,11 +244,11 @@ func (c *Coordinator) reflink(f *os.File, to string) error {
 }
 
 // List describes every image on the volume: each regular file, in the order of their paths.
-func (c *Coordinator) List(_ context.Context) ([]protocol.Stat, error) {
+func (c *Coordinator) List(_ context.Context) (_ []protocol.Stat, err error) {
 	if err := c.enter(); err != nil {
 		return nil, err
 	}
-	defer c.calls.Done()
+	defer c.exit(&err)
 	found, err := c.fs.walk(".", 0, nil)
 	if err != nil {
 		return nil, fmt.Errorf("list images: %w", err)
@@ -270,7 +267,7 @@ func (c *Coordinator) Stat(_ context.Context, p string) (s protocol.Stat, err er
 		if err != nil {
 			return err
 		}
-		s = statOf(p, &st)
+		s = st
 		c.addOpen(&s)
 		return f.Close()
 	})

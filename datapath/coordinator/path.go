@@ -39,8 +39,8 @@ func checkPath(p string) error {
 
 // openImage opens an image's file for direct I/O. An image is a regular file that holds its content
 // in plain blocks.
-func (m *mount) openImage(p string) (*os.File, unix.Stat_t, error) {
-	var st unix.Stat_t
+func (m *mount) openImage(p string) (*os.File, protocol.Stat, error) {
+	var st protocol.Stat
 	if err := checkPath(p); err != nil {
 		return nil, st, err
 	}
@@ -51,10 +51,24 @@ func (m *mount) openImage(p string) (*os.File, unix.Stat_t, error) {
 	if err != nil {
 		return nil, st, err
 	}
-	if err := errors.Join(unix.Fstat(int(f.Fd()), &st), m.checkPlacement(f)); err != nil {
+	st, err = statAt(int(f.Fd()), "", p)
+	if err = errors.Join(err, m.checkPlacement(f)); err != nil {
 		return nil, st, errors.Join(err, f.Close())
 	}
 	return f, st, nil
+}
+
+// statImage describes the regular file at p.
+func (m *mount) statImage(p string) (st protocol.Stat, err error) {
+	f, err := m.open(p, unix.O_PATH|unix.O_NOFOLLOW, 0)
+	if err != nil {
+		return st, err
+	}
+	defer func() { _ = f.Close() }()
+	if err := checkAttributes(f); err != nil {
+		return st, err
+	}
+	return statAt(int(f.Fd()), "", p)
 }
 
 // checkFile looks at what lies at p before it is opened: opening some files has effects, or fails
@@ -140,13 +154,22 @@ func (m *mount) walk(dir string, depth int, found []protocol.Stat) ([]protocol.S
 
 // stat describes the file at p, which lies in folder; one that has just gone is fs.ErrNotExist.
 func (m *mount) stat(folder *os.File, p string) (protocol.Stat, error) {
-	var st unix.Stat_t
-	if err := unix.Fstatat(int(folder.Fd()), path.Base(p), &st, unix.AT_SYMLINK_NOFOLLOW); err != nil {
-		return protocol.Stat{}, &fs.PathError{Op: "stat", Path: p, Err: err}
+	st, err := statAt(int(folder.Fd()), path.Base(p), p)
+	if err != nil {
+		return st, &fs.PathError{Op: "stat", Path: p, Err: err}
 	}
-	return statOf(p, &st), nil
+	return st, nil
 }
 
-func statOf(p string, st *unix.Stat_t) protocol.Stat {
-	return protocol.Stat{Path: p, ID: protocol.ImageID(st.Ino), Size: st.Size, Used: st.Blocks * 512, ModTime: st.Mtim.Sec}
+// statAt describes the file name in folder, or folder itself when that is empty, which is the one at p.
+func statAt(folder int, name, p string) (protocol.Stat, error) {
+	var st unix.Statx_t
+	flags := unix.AT_SYMLINK_NOFOLLOW
+	if name == "" {
+		flags |= unix.AT_EMPTY_PATH
+	}
+	if err := unix.Statx(folder, name, flags, unix.STATX_BASIC_STATS|unix.STATX_BTIME, &st); err != nil {
+		return protocol.Stat{}, err
+	}
+	return protocol.Stat{Path: p, ID: imageID(&st), Size: int64(st.Size), Used: int64(st.Blocks) * 512, ModTime: st.Mtime.Sec}, nil
 }

@@ -15,24 +15,24 @@ import (
 
 // Read fills p from off of an image. Like every redirected operation it needs off and len(p) to lie
 // inside the image.
-func (c *Coordinator) Read(ctx context.Context, call protocol.Call, p []byte, off int64) error {
+func (c *Coordinator) Read(ctx context.Context, call protocol.Call, p []byte, off int64) (err error) {
 	im, err := c.image(call)
 	if err != nil {
 		return err
 	}
-	defer c.calls.Done()
+	defer c.exit(&err)
 	err = im.share(ctx, layout.Range{Off: off, Len: int64(len(p))}, func() error { return im.pread(p, off) })
 	return im.explain(err, "read", off, len(p))
 }
 
 // Write stores p at off of an image, allocating what it needs and some more ahead; with fua it is
 // durable on return. It does not keep p.
-func (c *Coordinator) Write(ctx context.Context, call protocol.Call, p []byte, off int64, fua bool) error {
+func (c *Coordinator) Write(ctx context.Context, call protocol.Call, p []byte, off int64, fua bool) (err error) {
 	im, err := c.image(call)
 	if err != nil {
 		return err
 	}
-	defer c.calls.Done()
+	defer c.exit(&err)
 	r := layout.Range{Off: off, Len: int64(len(p))}
 	if err := im.inside(r); err != nil {
 		return im.explain(err, "write", off, len(p))
@@ -83,7 +83,11 @@ func (im *image) place(p []byte, off int64, fua bool) error {
 		if im.c.down.Load() {
 			return fmt.Errorf("after the shutdown: %w", unix.EIO)
 		}
-		if err := writeFull(im.c.dev.Fd(), p[e.FileOff-off:e.End()-off], e.DevOff, fua); err != nil {
+		err := writeFull(im.c.dev.Fd(), p[e.FileOff-off:e.End()-off], e.DevOff, fua)
+		if errors.Is(err, unix.ENOSPC) && im.c.probe() != nil { // the device has shrunk; else it is thin, and full
+			err = unix.EIO
+		}
+		if err != nil {
 			return err
 		}
 	}
@@ -176,23 +180,23 @@ func (im *image) zero(r layout.Range) error {
 }
 
 // Flush makes what was written and changed durable.
-func (c *Coordinator) Flush(_ context.Context, call protocol.Call) error {
+func (c *Coordinator) Flush(_ context.Context, call protocol.Call) (err error) {
 	im, err := c.image(call)
 	if err != nil {
 		return err
 	}
-	defer c.calls.Done()
+	defer c.exit(&err)
 	return explain(im.name(), "flush", unix.Fdatasync(im.fd()))
 }
 
 // Unmap gives ranges of an image back to the volume; afterwards all of them read as zeroes. Whole
 // file system blocks are freed, ragged edges written with zeroes. It is durable after a Flush.
-func (c *Coordinator) Unmap(ctx context.Context, call protocol.Call, ranges []layout.Range) error {
+func (c *Coordinator) Unmap(ctx context.Context, call protocol.Call, ranges []layout.Range) (err error) {
 	im, err := c.image(call)
 	if err != nil {
 		return err
 	}
-	defer c.calls.Done()
+	defer c.exit(&err)
 	for _, r := range ranges {
 		if err = im.inside(r); err == nil {
 			err = im.unmap(ctx, r)
@@ -255,57 +259,16 @@ func (im *image) zeroEdge(r layout.Range) error {
 	return im.store(make([]byte, r.Len), r, r.Align(im.c.fs.block))
 }
 
-// CompareAndWrite writes data at off if the present content equals expect, atomically against every
-// other operation on any node; miscompare is the first byte that differs, or -1.
-func (c *Coordinator) CompareAndWrite(ctx context.Context, call protocol.Call, expect, data []byte, off int64, fua bool) (miscompare int, err error) {
-	im, err := c.image(call)
-	if err != nil {
-		return -1, err
-	}
-	defer c.calls.Done()
-	miscompare = -1
-	r := layout.Range{Off: off, Len: int64(len(data))}
-	if err = im.inside(r); err == nil && len(expect) != len(data) {
-		err = fmt.Errorf("%w: compare %d bytes, write %d", ErrSize, len(expect), len(data))
-	}
-	if err != nil {
-		return -1, im.explain(err, "compare and write", off, len(data))
-	}
-	around := r.Align(im.c.fs.block)
-	err = im.change(ctx, around, func() (effect, error) {
-		var did effect
-		miscompare, did, err = im.compareAndWrite(expect, data, r, around, fua)
-		return did, err
-	})
-	return miscompare, im.explain(err, "compare and write", off, len(data))
-}
-
-func (im *image) compareAndWrite(expect, data []byte, r, around layout.Range, fua bool) (int, effect, error) {
-	present := alignedBuffer(len(expect))
-	if err := im.pread(present, r.Off); err != nil {
-		return -1, none, err
-	}
-	for i := range present {
-		if present[i] != expect[i] {
-			return i, none, nil
-		}
-	}
-	if im.whole(r) && im.current().Is(r, layout.State.Writable) {
-		return -1, none, im.place(data, r.Off, fua)
-	}
-	return -1, moved, im.store(data, r, around)
-}
-
 // pread reads around the page cache; p may be of any length and alignment.
 func (im *image) pread(p []byte, off int64) error {
 	r := layout.Range{Off: off, Len: int64(len(p))}
 	if im.whole(r) && isAligned(p) {
-		return readFull(im.fd(), p, off)
+		return doubt(readFull(im.fd(), p, off))
 	}
 	blocks := r.Align(int64(im.c.dev.LogicalBlock))
 	q := alignedBuffer(int(blocks.Len))
 	if err := readFull(im.fd(), q, blocks.Off); err != nil {
-		return err
+		return doubt(err)
 	}
 	copy(p, q[off-blocks.Off:])
 	return nil

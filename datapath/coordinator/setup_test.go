@@ -5,6 +5,7 @@ import (
 	"log/slog"
 	"sync"
 	"testing"
+	"time"
 
 	"lunar/datapath/coordinator"
 	"lunar/datapath/device"
@@ -45,7 +46,13 @@ func format(t testing.TB, fs coordinator.FSType, size int64, o loopdev.Options) 
 
 func mountAt(t testing.TB, d *device.Device, epoch uint64) *volume {
 	t.Helper()
-	c, err := coordinator.Open(ctx, d, coordinator.Options{Epoch: epoch, Log: slog.New(slog.DiscardHandler)})
+	return mountWith(t, d, coordinator.Options{Epoch: epoch, Quiet: time.Millisecond})
+}
+
+func mountWith(t testing.TB, d *device.Device, o coordinator.Options) *volume {
+	t.Helper()
+	o.Log = slog.New(slog.DiscardHandler)
+	c, err := coordinator.Open(ctx, d, o)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -127,6 +134,23 @@ func (v *volume) image(t testing.TB, path string, size int64) *open {
 		t.Fatal(err)
 	}
 	return v.attach(t, path)
+}
+
+// granted waits until the coordinator withholds nothing at off.
+func (o *open) granted(t testing.TB, off int64) *layout.Layout {
+	t.Helper()
+	eventually(t, "a grant", func() bool { e, _ := o.layout().At(off); return e.State != layout.Withheld })
+	return o.layout()
+}
+
+// eventually waits for what others have to do.
+func eventually(t testing.TB, what string, fn func() bool) {
+	t.Helper()
+	for until := time.Now().Add(10 * time.Second); !fn(); time.Sleep(time.Millisecond) {
+		if time.Now().After(until) {
+			t.Fatal("in vain: ", what)
+		}
+	}
 }
 
 func (o *open) write(t testing.TB, p []byte, off int64) {

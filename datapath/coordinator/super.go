@@ -3,6 +3,7 @@ package coordinator
 import (
 	"encoding/binary"
 	"fmt"
+	"slices"
 
 	"golang.org/x/sys/unix"
 
@@ -16,9 +17,18 @@ var safeOptions = map[FSType][][2]string{
 	Ext4: {{"barrier", ""}, {"data", "ordered"}},
 }
 
-// setOptions gives safeOptions to a file system context.
-func setOptions(ctxFd int, fs FSType) error {
-	for _, o := range safeOptions[fs] {
+// twinOptions let a file system be mounted while this kernel has one with the same UUID. ext4 never asks.
+var twinOptions = map[FSType][][2]string{
+	XFS: {{"nouuid", ""}},
+}
+
+// setOptions gives safeOptions to a file system context, and twinOptions when asked for.
+func setOptions(ctxFd int, fs FSType, twin bool) error {
+	options := safeOptions[fs]
+	if twin {
+		options = append(slices.Clip(options), twinOptions[fs]...)
+	}
+	for _, o := range options {
 		err := unix.FsconfigSetString(ctxFd, o[0], o[1])
 		if o[1] == "" {
 			err = unix.FsconfigSetFlag(ctxFd, o[0])

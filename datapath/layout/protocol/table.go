@@ -32,6 +32,7 @@ type Table struct {
 	recalls    uint64
 	holders    []HolderID
 	ops        []*Op // in order of arrival
+	kept       []kept
 }
 
 // Join adds a holder. The caller grants it the whole image under an admitted Op over Everywhere.
@@ -73,7 +74,9 @@ func (t *Table) admit() (admitted []*Op) {
 		if op.Change {
 			t.recalls++
 			op.Number = t.recalls
-			op.awaited = slices.Clone(t.holders)
+			if !t.Kept(op.Range) {
+				op.awaited = slices.Clone(t.holders)
+			}
 		}
 		admitted = append(admitted, op)
 	}
