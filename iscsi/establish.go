@@ -47,7 +47,7 @@ func endLogin(c *conn, _ bool) {
 func (c *conn) beginLogin(h pdu.LoginRequest) {
 	o := &c.opening
 	o.isid, o.tsih = *h.ISID(), h.TSIH()
-	o.login = newLogin(c.reactor.server, c.opts(), c.portal.Group)
+	o.login = newLogin(c.reactor.server, c.opts(), c.portal.group())
 	c.cid = h.CID()
 	c.win = window{expected: h.CmdSN(), depth: c.opts().QueueDepth}
 	c.tx.statSN = h.ExpStatSN()
@@ -140,7 +140,7 @@ func (c *conn) establish(reply loginStep) {
 func (c *conn) newSession() (*session, pdu.LoginStatus) {
 	l := c.opening.login
 	s := &session{
-		key:       sessionKey{initiator: l.initiator, isid: c.opening.isid, target: l.target, group: c.portal.Group},
+		key:       sessionKey{initiator: l.initiator, isid: c.opening.isid, target: l.target, group: l.group},
 		discovery: l.discovery, alias: l.neg.alias, export: l.exported, conn: c, since: time.Now(),
 		headerDigest: l.neg.params.HeaderDigest, dataDigest: l.neg.params.DataDigest,
 	}

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"slices"
 	"strings"
 	"sync"
 	"syscall"
@@ -12,15 +13,36 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// DefaultGroup is the target portal group tag of a portal that names none.
+// DefaultGroup is the target portal group tag of a portal that names none, until Server.SetGroup.
 const DefaultGroup = 1
+
+// MaxPeers bounds the portals of other servers that discovery tells.
+const MaxPeers = 256
+
+// Peer is a portal of another server that offers the same targets.
+type Peer struct {
+	Address string // host:port
+	Group   uint16 // target portal group tag, unlike those of every other server
+}
+
+// SetGroup gives the portals that name no group another one: servers that offer the same targets have
+// a target portal group each. It counts for sessions from now on.
+func (s *Server) SetGroup(group uint16) { s.group.Store(uint32(group)) }
+
+// SetPeers replaces the portals of other servers that SendTargets tells beside this one's, the first
+// MaxPeers of them.
+func (s *Server) SetPeers(peers []Peer) {
+	own := slices.Clone(peers[:min(len(peers), MaxPeers)])
+	s.peers.Store(&own)
+}
 
 // Portal is where initiators connect.
 type Portal struct {
 	// Listener is a TCP listener, made by net.Listen or handed in by socket activation. The
 	// server owns it.
 	Listener net.Listener
-	// Group is the target portal group tag and the relative target port, from 1. Default 1.
+	// Group is the target portal group tag and the relative target port, from 1. Default: the
+	// server's.
 	Group uint16
 	// Advertise is the host:port that SendTargets gives. Default: the listener's address, or for
 	// a wildcard listener the address that the initiator came to.
@@ -59,6 +81,14 @@ func (p *portal) close() error {
 		return fmt.Errorf("iscsi: close portal %s: %w", p.Listener.Addr(), err)
 	}
 	return nil
+}
+
+// group is the portal's target portal group tag.
+func (p *portal) group() uint16 {
+	if p.Group != 0 {
+		return p.Group
+	}
+	return uint16(p.server.group.Load())
 }
 
 // address is the TargetAddress that an initiator which came to local is told.

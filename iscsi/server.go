@@ -30,6 +30,8 @@ type Server struct {
 	lobby    *lobby
 	exports  atomic.Pointer[map[string]*Export] // by lower-case name; replaced, never changed
 	portals  atomic.Pointer[[]*portal]          // replaced, never changed
+	peers    atomic.Pointer[[]Peer]             // replaced, never changed
+	group    atomic.Uint32                      // of the portals that name none
 	open     atomic.Int64                       // connections
 	totals   totals
 
@@ -47,6 +49,8 @@ func New(opts Options) (*Server, error) {
 	s := &Server{opts: opts, sessions: newRegistry(), lobby: newLobby(opts.MaxPending), stop: make(chan struct{})}
 	s.exports.Store(&map[string]*Export{})
 	s.portals.Store(&[]*portal{})
+	s.peers.Store(&[]Peer{})
+	s.group.Store(DefaultGroup)
 	for _, l := range opts.Lanes {
 		r := newReactor(s, l)
 		if err := l.Post(r.install); err != nil {
@@ -60,7 +64,6 @@ func New(opts Options) (*Server, error) {
 // AddPortal starts to accept on p.Listener, which the server closes from then on, also when
 // AddPortal fails.
 func (s *Server) AddPortal(p Portal) error {
-	setDefault(&p.Group, DefaultGroup)
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.closed {

@@ -186,6 +186,23 @@ func TestDiscovery(t *testing.T) {
 	}
 }
 
+// Servers that offer the same targets tell each other's portals, each under its own group tag.
+func TestDiscoveryOfPeers(t *testing.T) {
+	f := newFixture(t)
+	f.server.SetGroup(3)
+	f.server.SetPeers([]Peer{{Address: "192.0.2.1:3260", Group: 1}, {Address: "[2001:db8::2]:3260", Group: 2}})
+	want := "TargetAddress=" + f.addr + ",3 TargetAddress=192.0.2.1:3260,1 TargetAddress=[2001:db8::2]:3260,2"
+	if found := f.dial().discover("All"); strings.Join(found[testTarget], " ") != want {
+		t.Errorf("%v, want %s", found[testTarget], want)
+	}
+	f.ready()
+	for _, s := range f.server.Sessions() {
+		if s.Target != "" && s.Group != 3 {
+			t.Errorf("session of group %d", s.Group)
+		}
+	}
+}
+
 func TestSendTargetsInNormalSession(t *testing.T) {
 	f := newFixture(t)
 	c := f.ready()

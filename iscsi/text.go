@@ -141,7 +141,10 @@ func (c *conn) targetRecord(out []byte, e *Export) []byte {
 	}
 	out = pdu.AppendPair(out, "TargetName", e.Name)
 	for _, p := range *c.reactor.server.portals.Load() {
-		out = pdu.AppendPair(out, "TargetAddress", fmt.Sprintf("%s,%d", p.address(c.local), p.Group))
+		out = pdu.AppendPair(out, "TargetAddress", fmt.Sprintf("%s,%d", p.address(c.local), p.group()))
+	}
+	for _, p := range *c.reactor.server.peers.Load() {
+		out = pdu.AppendPair(out, "TargetAddress", fmt.Sprintf("%s,%d", p.Address, p.Group))
 	}
 	return out
 }
