@@ -4,8 +4,8 @@ import (
 	"context"
 	"fmt"
 	"slices"
-	"sync"
 	"sync/atomic"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -20,7 +20,9 @@ func (im *Image) Flush(lane int, done func(error)) {
 	view := im.view.Load()
 	switch {
 	case view == nil:
-		done(fmt.Errorf("image %s: %w", im.path, ErrClosed))
+		done(im.closed())
+	case view.Paused:
+		im.park(lane, parked{flush: true, again: func() { im.Flush(lane, done) }, fail: done})
 	case view.Redirected || im.journal.behind():
 		im.flushByCoordinator(lane, done)
 	default:
@@ -48,9 +50,9 @@ func (j *journal) settle(n uint64) {
 
 // flushByCoordinator is enough for direct writes too: a file system's fdatasync flushes the device.
 func (im *Image) flushByCoordinator(lane int, done func(error)) {
-	im.send(lane, func(ctx context.Context) error {
+	im.send(lane, func(ctx context.Context, c Coordinator, call protocol.Call) error {
 		executed := im.journal.executed.Load()
-		err := im.v.opts.Coordinator.Flush(ctx, im.call)
+		err := c.Flush(ctx, call)
 		if err == nil {
 			im.journal.settle(executed)
 		}
@@ -70,12 +72,15 @@ func (im *Image) flushDevice(lane int, done func(error)) {
 	}
 	op := &uring.Op{Code: uring.Flush, File: im.v.file, Deadline: im.v.opts.Deadline}
 	op.Done = func(op *uring.Op) {
-		if op.Err != nil && ofPath(op.Err) {
-			im.v.keep.suspect(op.Err)
+		switch im.v.judge(op.Err) {
+		case redirectIt:
+			im.v.keep.suspect(failure{err: op.Err, at: somewhere})
 			im.flushByCoordinator(lane, end)
-			return
+		case keepIt:
+			im.Flush(lane, end) // waits: the volume is paused
+		default:
+			end(op.Err)
 		}
-		end(op.Err)
 	}
 	im.v.opts.Lanes[lane].Submit(op)
 }
@@ -103,8 +108,8 @@ func (im *Image) CompareAndWrite(lane int, expect, data []byte, off int64, fua b
 		return
 	}
 	miscompare := -1
-	im.send(lane, func(ctx context.Context) (err error) {
-		miscompare, err = im.v.opts.Coordinator.CompareAndWrite(ctx, im.call, expect, data, off, fua)
+	im.send(lane, func(ctx context.Context, c Coordinator, call protocol.Call) (err error) {
+		miscompare, err = c.CompareAndWrite(ctx, call, expect, data, off, fua)
 		im.journal.add()
 		im.v.counters[len(im.v.desks)].add(redirectedWrite, int64(len(data)))
 		return err
@@ -115,17 +120,16 @@ func (im *Image) CompareAndWrite(lane int, expect, data []byte, off int64, fua b
 const maxUnmaps = 4096
 
 // unmaps gathers an image's unmaps of one lane: those that come while some are executed go together.
+// Only the lane's thread touches it.
 type unmaps struct {
-	im      *Image
-	lane    int
-	mu      sync.Mutex // guards what follows; held for moments only
 	waiting []unmap
 	running bool
 }
 
 type unmap struct {
 	layout.Range
-	done func(error)
+	since time.Time
+	done  func(error)
 }
 
 // Unmap gives the range back to the volume; afterwards it reads as zeroes, all of it.
@@ -141,68 +145,56 @@ func (im *Image) Unmap(lane int, off, n int64, done func(error)) {
 		return
 	}
 	q := &im.lanes[lane].unmaps
-	begin, err := q.add(unmap{r, done})
-	if err != nil {
+	if err := q.add(unmap{r, time.Now(), done}); err != nil {
 		done(fmt.Errorf("image %s: unmap: %w", im.path, err))
 		return
 	}
-	if begin {
-		im.send(lane, q.run, q.refused)
-	}
+	im.unmapNext(lane)
 }
 
-// add queues u; begin is true when nobody is there to execute it.
-func (q *unmaps) add(u unmap) (begin bool, err error) {
-	q.mu.Lock()
-	defer q.mu.Unlock()
+func (q *unmaps) add(u unmap) error {
 	if len(q.waiting) >= maxUnmaps {
-		return false, ErrBusy
+		return ErrBusy
 	}
 	q.waiting = append(q.waiting, u)
-	begin, q.running = !q.running, true
-	return begin, nil
+	return nil
 }
 
-// take is everything that waits; nothing ends the run.
+// take is everything that waits, unless some are executed.
 func (q *unmaps) take() []unmap {
-	q.mu.Lock()
-	defer q.mu.Unlock()
+	if q.running || len(q.waiting) == 0 {
+		return nil
+	}
 	all := q.waiting
-	q.waiting = nil
-	q.running = len(all) > 0
+	q.waiting, q.running = nil, true
 	return all
 }
 
-// run executes what waits until nothing does. It runs on a worker.
-func (q *unmaps) run(ctx context.Context) error {
-	im := q.im
-	for all := q.take(); len(all) > 0; all = q.take() {
-		ranges := merge(all)
-		batch, cancel := context.WithTimeout(context.WithoutCancel(ctx), im.v.opts.Redirected)
-		err := im.v.opts.Coordinator.Unmap(batch, im.call, ranges)
-		cancel()
+// unmapNext has everything that waits executed, unless some are: then their end calls it. Called on the lane.
+func (im *Image) unmapNext(lane int) {
+	q := &im.lanes[lane].unmaps
+	all := q.take()
+	if len(all) == 0 {
+		return
+	}
+	ranges := merge(all)
+	im.sendSince(all[0].since, lane, func(ctx context.Context, c Coordinator, call protocol.Call) error {
+		err := c.Unmap(ctx, call, ranges)
 		im.journal.add()
 		for _, r := range ranges {
 			im.v.metadata(r.Len)
 		}
-		im.v.answer(context.WithoutCancel(ctx), q.lane, func() { answerAll(all, err) })
-	}
-	return nil
+		return err
+	}, func(err error) {
+		answerAll(all, err) // while running: what they begin waits
+		q.running = false
+		im.unmapNext(lane)
+	})
 }
 
 func answerAll(all []unmap, err error) {
 	for _, u := range all {
 		u.done(err)
-	}
-}
-
-// refused answers everybody when no worker was to be had. Called on the lane.
-func (q *unmaps) refused(err error) {
-	if err == nil {
-		return
-	}
-	for all := q.take(); len(all) > 0; all = q.take() {
-		answerAll(all, err)
 	}
 }
 

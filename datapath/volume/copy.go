@@ -34,8 +34,15 @@ func (im *Image) CopyFrom(lane int, src any, srcOff, dstOff, n int64, done func(
 	// The source is not closed meanwhile.
 	trip, away := &protocol.Flight{}, &from.lanes[lane].away
 	away.Begin(trip, protocol.Everywhere)
-	im.send(lane, func(ctx context.Context) error {
-		err := im.v.opts.Coordinator.Copy(ctx, im.call, dstOff, from.call, source)
+	im.send(lane, func(ctx context.Context, c Coordinator, call protocol.Call) error {
+		_, a, err := from.reach()
+		if err == nil && (a == nil || a.epoch != call.Epoch) {
+			err = fmt.Errorf("image %s: not attached yet: %w", from.path, protocol.ErrUnreachable)
+		}
+		if err != nil {
+			return err
+		}
+		err = c.Copy(ctx, call, dstOff, a.call, source)
 		if err == nil {
 			im.v.metadata(n)
 		}

@@ -1,7 +1,6 @@
 package volume
 
 import (
-	"errors"
 	"fmt"
 
 	"golang.org/x/sys/unix"
@@ -16,17 +15,5 @@ var (
 	ErrWaited  = fmt.Errorf("waited too long for the coordinator: %w", unix.ETIMEDOUT)
 	ErrInUse   = fmt.Errorf("images are open: %w", unix.EBUSY)
 	ErrNoImage = fmt.Errorf("no such open image: %w", unix.ENOENT)
+	ErrGone    = fmt.Errorf("the image is not on its volume any more: unmap it from its targets: %w", unix.ENOENT)
 )
-
-// pathErrnos are those that say that a disk path, not a command, has failed.
-var pathErrnos = []error{unix.EIO, unix.ETIMEDOUT, unix.ENODEV, unix.ENXIO, unix.ENOLINK, unix.EREMOTEIO, unix.EBADE, unix.ENODATA, unix.EILSEQ, unix.ESTALE}
-
-// ofPath tells whether another path to the blocks may do what failed with err.
-func ofPath(err error) bool {
-	for _, errno := range pathErrnos {
-		if errors.Is(err, errno) {
-			return true
-		}
-	}
-	return false
-}

@@ -2,7 +2,6 @@ package volume
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"sync"
 	"sync/atomic"
@@ -13,20 +12,23 @@ import (
 
 // Image is an open image. It satisfies scsi.Backend.
 type Image struct {
-	v      *Volume
-	path   string
-	call   protocol.Call
-	holder protocol.HolderID
-	refs   int // guarded by v.opens
+	v    *Volume
+	path string
+	id   protocol.ImageID
+	refs int           // guarded by v.opens
+	turn chan struct{} // has one token; who takes it may attach or detach the image
 
-	view    atomic.Pointer[protocol.View] // nil before start and after Close
+	view    atomic.Pointer[protocol.View] // nil before the first attachment counts, after Close, and when the image is gone
+	at      atomic.Pointer[attachment]    // nil as view is
+	astray  atomic.Bool                   // the attachment is not to be relied on: I/O waits for another
+	gone    atomic.Pointer[error]         // why I/O fails for good
 	journal journal
 	waiting atomic.Int64  // parked I/Os
 	holds   atomic.Uint64 // numbers the ranges that a late write keeps
 	lanes   []station
 
-	mu    sync.Mutex                                     // orders changes of view; held for moments only
-	early []func(*protocol.View) (*protocol.View, error) // heard before start
+	mu    sync.Mutex     // orders changes of view, at and attachments, and guards what follows; held for moments only
+	shelf *protocol.View // the view while a Close is under way, in case that is given up
 }
 
 // station is what an image has on one lane; only the lane's thread touches it.
@@ -39,72 +41,55 @@ type station struct {
 }
 
 func newImage(v *Volume, path string) *Image {
-	im := &Image{v: v, path: path, refs: 1, lanes: make([]station, len(v.desks))}
-	for i := range im.lanes {
-		im.lanes[i].unmaps.im, im.lanes[i].unmaps.lane = im, i
-	}
+	im := &Image{v: v, path: path, refs: 1, turn: make(chan struct{}, 1), lanes: make([]station, len(v.desks))}
+	im.give()
 	return im
 }
 
-// start begins with the first grant, and then what was heard since it was made.
-func (im *Image) start(g protocol.Grant, holder protocol.HolderID) error {
-	view, err := protocol.NewView(g)
-	if err != nil {
-		return fmt.Errorf("image %s: %w", im.path, err)
+// take waits for the turn to attach or detach.
+func (im *Image) take(ctx context.Context) error {
+	select {
+	case <-im.turn:
+		return nil
+	case <-ctx.Done():
+		return fmt.Errorf("image %s: %w: %w", im.path, ErrWaited, ctx.Err())
 	}
-	im.mu.Lock()
-	defer im.mu.Unlock()
-	im.call, im.holder = g.Call, holder
-	for _, heard := range im.early {
-		if next, err := heard(view); err == nil {
-			view = next
-		}
+}
+
+func (im *Image) give() { im.turn <- struct{}{} }
+
+// set makes the next view from the present one, if there is one; mu is locked.
+func (im *Image) set(next change) error {
+	view := im.view.Load()
+	shelved := view == nil
+	if shelved {
+		view = im.shelf
 	}
-	im.early = nil
-	im.v.free.Store(g.Free)
-	im.view.Store(view)
+	if view == nil {
+		return nil
+	}
+	view, err := next(view)
+	switch {
+	case err != nil:
+		return err
+	case shelved:
+		im.shelf = view
+	default:
+		im.view.Store(view)
+	}
 	return nil
 }
 
 // change makes the next view from the present one.
-func (im *Image) change(next func(*protocol.View) (*protocol.View, error)) error {
+func (im *Image) change(next change) error {
 	im.mu.Lock()
 	defer im.mu.Unlock()
-	view := im.view.Load()
-	if view == nil {
-		im.early = append(im.early, next)
-		return nil
-	}
-	view, err := next(view)
-	if err == nil {
-		im.view.Store(view)
-	}
-	return err
+	return im.set(next)
 }
 
 // redirect sends all I/O to the coordinator, or no longer.
 func (im *Image) redirect(on bool) {
 	_ = im.change(func(v *protocol.View) (*protocol.View, error) { return v.Redirect(on), nil })
-}
-
-// Recall is the coordinator's: it takes a range back before a change.
-func (im *Image) Recall(ctx context.Context, r protocol.Recall) error {
-	err := im.change(func(v *protocol.View) (*protocol.View, error) { return v.Recalled(r) })
-	if err != nil {
-		return err
-	}
-	return im.drain(ctx, r.Range, direct)
-}
-
-// Publish is the coordinator's: it grants a range, and so ends a recall.
-func (im *Image) Publish(g protocol.Grant) {
-	err := im.change(func(v *protocol.View) (*protocol.View, error) { return v.Granted(g) })
-	if err != nil {
-		im.v.opts.Log.Warn("grant refused", "image", im.path, "generation", g.Generation, "err", err)
-		return
-	}
-	im.v.free.Store(g.Free)
-	im.resume()
 }
 
 func direct(st *station) *protocol.Flights     { return &st.flights }
@@ -132,7 +117,7 @@ func (im *Image) drain(ctx context.Context, r layout.Range, kind func(*station) 
 func (im *Image) Path() string { return im.path }
 
 // ID names the image's file.
-func (im *Image) ID() protocol.ImageID { return im.call.Image }
+func (im *Image) ID() protocol.ImageID { return im.id }
 
 // BlockSize is the device's logical block size: I/O in multiples of it may be direct.
 func (im *Image) BlockSize() int { return im.v.opts.Device.LogicalBlock }
@@ -197,44 +182,40 @@ func (im *Image) Close(ctx context.Context) error {
 		im.refs--
 		return nil
 	}
-	err := im.quiesce(ctx)
-	if err != nil {
+	if err := im.take(ctx); err != nil {
+		return err
+	}
+	defer im.give()
+	if err := im.quiesce(ctx); err != nil {
 		return err
 	}
 	im.refs = 0
 	v.mu.Lock()
-	delete(v.images, im.call.Image)
+	delete(v.images, im.id)
 	v.mu.Unlock()
-	return v.opts.Coordinator.Detach(ctx, im.call, im.holder)
+	a := im.at.Swap(nil)
+	if a == nil {
+		return nil // it was gone
+	}
+	a.leave()
+	return v.depart(ctx, a)
 }
 
 // quiesce refuses new I/O and waits for what is under way. When ctx ends first the image stays as it was.
 func (im *Image) quiesce(ctx context.Context) error {
 	im.mu.Lock()
-	view := im.view.Swap(nil)
+	im.shelf = im.view.Swap(nil)
 	im.mu.Unlock()
 	im.resume() // what is parked finds the image closed
 	err := im.drain(ctx, protocol.Everywhere, direct)
 	if err == nil {
 		err = im.drain(ctx, protocol.Everywhere, redirected)
 	}
+	im.mu.Lock()
+	defer im.mu.Unlock()
 	if err != nil {
-		im.mu.Lock()
-		defer im.mu.Unlock()
-		return errors.Join(err, im.reopen(view))
+		im.view.Store(im.shelf)
 	}
-	return nil
-}
-
-// reopen goes on after a Close that was given up; mu is locked.
-func (im *Image) reopen(view *protocol.View) (err error) {
-	for _, heard := range im.early {
-		next, herr := heard(view)
-		if err = errors.Join(err, herr); herr == nil {
-			view = next
-		}
-	}
-	im.early = nil
-	im.view.Store(view)
+	im.shelf = nil
 	return err
 }

@@ -16,6 +16,15 @@ import (
 
 // Coordinator is what a node needs of the volume's coordinator, here or elsewhere. Its methods
 // block. Buffers are the caller's again when a method has returned.
+//
+// protocol.ErrStale and protocol.ErrUnreachable mean that there is no answer: the call is made again,
+// with Retry set, to this coordinator or the next. For that, a call that has returned is over, whatever
+// its error: it has no effect any more once a later call of this node has begun, here or there. So a
+// retried write cannot overtake a later one, nor one that was given up come after it.
+//
+// What is acknowledged is there in the next term too: what a Write, Unmap, CompareAndWrite or Copy has
+// changed in the file system is durable when it returns. Only the content of blocks that were there may
+// wait for a Flush, in the device's cache, which any node's Flush empties.
 type Coordinator interface {
 	Epoch() uint64
 	// Attach opens an image for h on a node; the grant describes all of it. Detach ends that.
@@ -57,15 +66,19 @@ type Options struct {
 	Name        string
 	Node        protocol.NodeID // this node
 	Device      *device.Device
-	Coordinator Coordinator
+	Coordinator Coordinator // the first to Follow; may be nil
 	Engine      *uring.Engine
 	Lanes       []Lane        // default: the engine's rings
 	Workers     int           // that execute redirected I/O; default 32
-	Queue       int           // redirected operations that wait for them; default 4096
+	Queue       int           // redirected operations that run, or wait for a worker or a coordinator; default 4096
 	Deadline    time.Duration // of a direct I/O; default: the engine's
-	Redirected  time.Duration // of a redirected operation; default 60 s
+	Redirected  time.Duration // of a redirected operation, and of a wait for a coordinator; default 60 s
 	Probe       time.Duration // between tries of a failed disk path; default 500 ms
-	Log         *slog.Logger  // default slog.Default()
+	// Fenced is told that the device refuses this node's writes by reservation (EBADE): its key is gone,
+	// or a path came back without it. All I/O waits from then on, with reason Fenced, until Resume(Fenced).
+	// It is called from a goroutine of the volume, once per pause. Default: that counts as a lost path.
+	Fenced func(error)
+	Log    *slog.Logger // default slog.Default()
 }
 
 func (o Options) withDefaults() Options {
@@ -94,8 +107,8 @@ func or[T ~int | ~int64](v, def T) T {
 // Validate tells what is wrong with o.
 func (o Options) Validate() error {
 	switch {
-	case o.Device == nil, o.Coordinator == nil, o.Engine == nil:
-		return fmt.Errorf("volume %s: Options need Device, Coordinator and Engine: %w", o.Name, unix.EINVAL)
+	case o.Device == nil, o.Engine == nil:
+		return fmt.Errorf("volume %s: Options need Device and Engine: %w", o.Name, unix.EINVAL)
 	case o.Workers < 0, o.Queue < 0, o.Deadline < 0, o.Redirected < 0, o.Probe < 0:
 		return fmt.Errorf("volume %s: a negative bound in Options: %w", o.Name, unix.EINVAL)
 	}

@@ -63,7 +63,7 @@ func (im *Image) begin(lane int, p []byte, off int64, write, fua bool, done func
 		return
 	}
 	if view.Waits(r) {
-		im.park(lane, parked{buf: p, off: off, write: write, fua: fua, done: done})
+		im.park(lane, parked{span: r, again: func() { im.begin(lane, p, off, write, fua, done) }, fail: done})
 		return
 	}
 	req := im.v.desks[lane].request()
@@ -74,12 +74,20 @@ func (im *Image) begin(lane int, p []byte, off int64, write, fua bool, done func
 // check refuses what lies outside the image or is not made of sectors of 512 bytes.
 func (im *Image) check(view *protocol.View, r layout.Range) error {
 	if view == nil {
-		return fmt.Errorf("image %s: %w", im.path, ErrClosed)
+		return im.closed()
 	}
 	if size := view.Layout.Size(); r.Off < 0 || r.Len < 0 || r.Off > size || r.Len > size-r.Off || (r.Off|r.Len)&511 != 0 {
 		return fmt.Errorf("image %s: %d bytes at %d of %d: %w", im.path, r.Len, r.Off, size, ErrRange)
 	}
 	return nil
+}
+
+// closed says why there is no view.
+func (im *Image) closed() error {
+	if gone := im.gone.Load(); gone != nil {
+		return *gone
+	}
+	return fmt.Errorf("image %s: %w", im.path, ErrClosed)
 }
 
 func (d *desk) request() *request {
@@ -155,21 +163,34 @@ func (p *piece) landed(op *uring.Op) {
 	req, im, lane, err, r := p.req, p.im, p.lane, op.Err, p.flight.Range
 	if op.Held {
 		p.keepOut()
-		im.v.keep.suspect(err)
+		im.v.keep.suspect(failure{err: err, at: op.Offset, missed: true})
 		req.release(err)
 		return
 	}
+	at := op.Offset
 	im.lanes[lane].flights.End(&p.flight)
 	im.v.desks[lane].free(p)
-	switch {
-	case err == nil:
+	if err == nil {
 		im.v.counters[lane].add(req.class(), r.Len)
-	case ofPath(err) || req.write && errors.Is(err, unix.ENOSPC): // a device that has shrunk, or is thin itself
-		im.v.keep.suspect(err)
+		req.release(nil)
+		return
+	}
+	switch im.v.judgeIO(err, req.write) {
+	case redirectIt:
+		im.v.keep.suspect(failure{err: err, at: at, missed: errors.Is(err, unix.ETIMEDOUT)})
 		req.redirect(r.Off, r.End())
+		err = nil
+	case keepIt:
+		req.keep(r)
 		err = nil
 	}
 	req.release(err)
+}
+
+// keep begins a part of the request anew, which will wait: the volume is paused.
+func (req *request) keep(r layout.Range) {
+	req.left++
+	req.im.begin(req.lane, req.part(r.Off, r.End()), r.Off, req.write, req.fua, req.release)
 }
 
 func (req *request) class() class {
@@ -222,15 +243,15 @@ func (req *request) redirect(off, end int64) {
 	}
 	req.left++
 	im, buf, write, fua := req.im, req.part(off, end), req.write, req.fua
-	im.send(req.lane, func(ctx context.Context) error {
+	im.send(req.lane, func(ctx context.Context, c Coordinator, call protocol.Call) error {
 		k := redirectedRead
 		var err error
 		if write {
 			k = redirectedWrite
-			err = im.v.opts.Coordinator.Write(ctx, im.call, buf, off, fua)
+			err = c.Write(ctx, call, buf, off, fua)
 			im.journal.add() // before it is acknowledged, so that no flush after that misses it
 		} else {
-			err = im.v.opts.Coordinator.Read(ctx, im.call, buf, off)
+			err = c.Read(ctx, call, buf, off)
 		}
 		if err == nil {
 			im.v.counters[len(im.v.desks)].add(k, end-off)
@@ -243,72 +264,18 @@ func (req *request) redirect(off, end int64) {
 	}, req.release)
 }
 
-// send lets a worker do what blocks, and brings the result back to the lane. Called on the lane.
-func (im *Image) send(lane int, do func(context.Context) error, done func(error)) {
-	v := im.v
-	trip := &protocol.Flight{}
-	away := &im.lanes[lane].away
-	away.Begin(trip, protocol.Everywhere)
-	accepted := v.work.try(func() {
-		ctx, cancel := context.WithTimeout(context.Background(), v.opts.Redirected)
-		err := do(ctx)
-		cancel()
-		v.answer(context.Background(), lane, func() {
-			away.End(trip)
-			done(err)
-		})
-	})
-	if !accepted {
-		away.End(trip)
-		done(ErrBusy)
-	}
-}
-
-// answer runs fn on the lane's thread; on the caller's only when that thread is gone. ctx
-// does not end. Called by workers.
-func (v *Volume) answer(ctx context.Context, lane int, fn func()) {
-	if v.post(ctx, lane, fn) != nil {
-		fn()
-	}
-}
-
-// postRetry is how soon a post to a lane whose mailbox is full is tried again.
-const postRetry = time.Millisecond
-
-// post runs fn on the lane's thread, and waits while its mailbox is full. Not called on lanes.
-func (v *Volume) post(ctx context.Context, lane int, fn func()) error {
-	err := v.opts.Lanes[lane].Post(fn)
-	for ; errors.Is(err, uring.ErrQueueFull) && ctx.Err() == nil; err = v.opts.Lanes[lane].Post(fn) {
-		time.Sleep(postRetry)
-	}
-	return err
-}
-
-// heard notes how the coordinator fared with the disk.
-func (v *Volume) heard(err error) {
-	if deaf := err != nil && ofPath(err); deaf != v.deaf.Load() {
-		v.deaf.Store(deaf)
-	}
-}
-
-// heardWrite notes that the device takes no writes by any path, or does again: a probe only reads.
-func (v *Volume) heardWrite(err error) {
-	mute := err != nil && ofPath(err) && !errors.Is(err, unix.ETIMEDOUT) && !errors.Is(err, unix.ESTALE)
-	if v.mute.Swap(mute) != mute && mute {
-		v.keep.suspect(err)
-	}
-}
-
-// parked is an I/O that waits for the grant that ends a recall.
+// parked is an I/O that waits for the grant that ends a recall, or for the end of a pause.
 type parked struct {
-	buf        []byte
-	off        int64
-	write, fua bool
-	done       func(error)
-	since      time.Time
+	span  layout.Range
+	flush bool // waits for the end of a pause alone
+	again func()
+	fail  func(error)
+	since time.Time
 }
 
-func (p *parked) span() layout.Range { return layout.Range{Off: p.off, Len: int64(len(p.buf))} }
+func (p *parked) waits(view *protocol.View) bool {
+	return view != nil && (view.Paused || !p.flush && view.Waits(p.span))
+}
 
 // MaxParked bounds the I/O of an image that waits on one lane.
 const MaxParked = 4096
@@ -316,7 +283,7 @@ const MaxParked = 4096
 // park lets an I/O wait. Called on the lane.
 func (im *Image) park(lane int, p parked) {
 	if len(im.lanes[lane].parked) >= MaxParked {
-		p.done(fmt.Errorf("image %s: %w", im.path, ErrBusy))
+		p.fail(fmt.Errorf("image %s: %w", im.path, ErrBusy))
 		return
 	}
 	p.since = time.Now()
@@ -324,7 +291,7 @@ func (im *Image) park(lane int, p parked) {
 	im.v.parked.Add(1)
 	im.waiting.Add(1)
 	// The grant may have come between the look at the view and the count.
-	if view := im.view.Load(); view == nil || !view.Waits(p.span()) {
+	if !p.waits(im.view.Load()) {
 		im.unpark(lane, time.Time{})
 	}
 }
@@ -350,18 +317,17 @@ func (im *Image) unpark(lane int, expired time.Time) {
 	st.parked = nil
 	for i := range waiting {
 		p := waiting[i]
-		view := im.view.Load()
 		late := p.since.Before(expired)
-		if view != nil && view.Waits(p.span()) && !late {
+		if p.waits(im.view.Load()) && !late {
 			st.parked = append(st.parked, p)
 			continue
 		}
 		im.v.parked.Add(-1)
 		im.waiting.Add(-1)
 		if late {
-			p.done(fmt.Errorf("image %s: %d bytes at %d: %w", im.path, len(p.buf), p.off, ErrWaited))
+			p.fail(fmt.Errorf("image %s: %d bytes at %d: %w", im.path, p.span.Len, p.span.Off, ErrWaited))
 			continue
 		}
-		im.begin(lane, p.buf, p.off, p.write, p.fua, p.done)
+		p.again()
 	}
 }

@@ -12,11 +12,11 @@ type State string
 const (
 	Direct      State = "Direct"      // I/O goes to the disk by layout
 	Redirected  State = "Redirected"  // I/O goes through the coordinator
-	Paused      State = "Paused"      // I/O waits for a change of the file system
+	Paused      State = "Paused"      // I/O waits: for a change of the file system, or for a Resume
 	Unavailable State = "Unavailable" // neither the disk nor the coordinator answers
 )
 
-// Reason says why I/O is redirected; reasons are bits.
+// Reason says why I/O is redirected, or waits; reasons are bits.
 type Reason uint32
 
 // Reasons.
@@ -26,9 +26,11 @@ const (
 	Backup
 	Maintenance
 	InitialisingLayout
+	Fenced    // I/O waits: a reservation keeps this node out
+	LeaseLost // I/O waits: this node cannot renew its lease
 )
 
-var reasonNames = []string{"UserRequest", "NoDiskConnectivity", "Backup", "Maintenance", "InitialisingLayout"}
+var reasonNames = []string{"UserRequest", "NoDiskConnectivity", "Backup", "Maintenance", "InitialisingLayout", "Fenced", "LeaseLost"}
 
 // String lists the reasons' names, "" when there is none.
 func (r Reason) String() string {
@@ -57,7 +59,11 @@ type Status struct {
 	RedirectedWrite Count  `json:"redirected_write"`
 	Metadata        Count  `json:"metadata"` // calls to the coordinator that are no I/O; bytes unmapped
 	Images          int    `json:"images"`   // open here
-	Waiting         int64  `json:"waiting"`  // I/Os that wait for a change of the file system
+	Waiting         int64  `json:"waiting"`  // I/Os that wait for a change of the file system, or a Resume
+	Epoch           uint64 `json:"epoch"`    // of the latest coordinator
+	Orphan          bool   `json:"orphan"`   // there is no coordinator now
+	Stranded        int    `json:"stranded"` // operations that wait for one
+	Astray          int    `json:"astray"`   // images whose I/O waits until the coordinator has attached them
 }
 
 // class is what a counter counts.
@@ -96,17 +102,30 @@ func (v *Volume) Status() Status {
 	v.mu.Lock()
 	reasons, images := v.reasons, len(v.images)
 	v.mu.Unlock()
-	s := Status{State: Direct, Reason: reasons, Images: images, Waiting: v.parked.Load(),
+	t := v.term.Load()
+	v.stranded.mu.Lock()
+	stranded := len(v.stranded.all)
+	v.stranded.mu.Unlock()
+	s := Status{Reason: reasons | Reason(v.pausing.Load()), Images: images, Waiting: v.parked.Load(),
+		Epoch: t.epoch, Orphan: t.c == nil, Stranded: stranded, Astray: len(v.astray()),
 		DirectRead: v.count(directRead), DirectWrite: v.count(directWrite),
 		RedirectedRead: v.count(redirectedRead), RedirectedWrite: v.count(redirectedWrite),
 		Metadata: v.count(metadata)}
-	switch {
-	case reasons&NoDiskConnectivity != 0 && (v.deaf.Load() || v.mute.Load()):
-		s.State = Unavailable
-	case reasons != 0:
-		s.State = Redirected
-	case s.Waiting > 0:
-		s.State = Paused
-	}
+	s.State = stateOf(s, reasons, v.pausing.Load() != 0, v.deaf.Load() || v.mute.Load())
 	return s
+}
+
+// stateOf names what the facts come to; noPath: the coordinator does not reach the disk either.
+func stateOf(s Status, redirected Reason, paused, noPath bool) State {
+	switch {
+	case redirected&NoDiskConnectivity != 0 && (noPath || s.Orphan):
+		return Unavailable
+	case paused:
+		return Paused
+	case redirected != 0:
+		return Redirected
+	case s.Waiting > 0:
+		return Paused
+	}
+	return Direct
 }

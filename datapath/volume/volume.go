@@ -20,6 +20,13 @@ type Volume struct {
 	work     *workers
 	keep     *keeper
 
+	term     atomic.Pointer[term] // changed under mu
+	asking   atomic.Int64         // calls for metadata
+	errands  atomic.Int64         // that run or are stranded
+	stranded stranded
+	pausing  atomic.Uint32 // reasons for which all I/O waits; changed under mu
+	pauses   atomic.Uint64 // counts their changes
+
 	parked atomic.Int64 // I/Os that wait, of all images
 	free   atomic.Int64 // bytes left on the volume, as last heard
 	deaf   atomic.Bool  // the coordinator cannot reach the disk either
@@ -30,16 +37,17 @@ type Volume struct {
 	mu      sync.Mutex // guards what follows
 	images  map[protocol.ImageID]*Image
 	reasons Reason
+	departs []*attachment // closed while there was no coordinator to be told
 	closed  bool
 }
 
-// Open makes the volume usable on this node.
+// Open makes the volume usable on this node. Without a coordinator, what needs one waits for Follow.
 func Open(ctx context.Context, o Options) (*Volume, error) {
 	if err := o.Validate(); err != nil {
 		return nil, err
 	}
 	o = o.withDefaults()
-	space, err := o.Coordinator.Space(ctx)
+	size, err := o.Device.Size()
 	if err != nil {
 		return nil, fmt.Errorf("volume %s: %w", o.Name, err)
 	}
@@ -51,11 +59,21 @@ func Open(ctx context.Context, o Options) (*Volume, error) {
 		opts: o, file: file,
 		desks:    make([]desk, len(o.Lanes)),
 		counters: make([]counters, len(o.Lanes)+1), // the last is for callers off the lanes
-		work:     startWorkers(o.Workers, o.Queue),
+		work:     startWorkers(o.Workers, o.Queue+1),
 		images:   map[protocol.ImageID]*Image{},
 	}
-	v.free.Store(space.Free)
-	v.keep = startKeeper(v)
+	v.term.Store(newTerm(nil, 0))
+	v.keep = startKeeper(v, size)
+	if o.Coordinator == nil {
+		return v, nil
+	}
+	err = v.Follow(ctx, o.Coordinator)
+	if err == nil {
+		_, err = v.Space(ctx)
+	}
+	if err != nil {
+		return nil, errors.Join(err, v.Close())
+	}
 	return v, nil
 }
 
@@ -90,23 +108,87 @@ func (v *Volume) OpenImage(ctx context.Context, path string) (*Image, error) {
 	if v.isClosed() {
 		return nil, fmt.Errorf("volume %s: %w", v.opts.Name, ErrClosed)
 	}
+	if known := v.knownAs(path); known != nil {
+		known.refs++
+		return known, nil
+	}
+	var im *Image
+	err := v.ask(ctx, func(ctx context.Context, t *term, _ bool) (err error) {
+		im, err = v.openUnder(ctx, t, path)
+		return err
+	})
+	return im, err
+}
+
+// openUnder attaches an image that is not open by that path.
+func (v *Volume) openUnder(ctx context.Context, t *term, path string) (*Image, error) {
 	im := newImage(v, path)
-	g, holder, err := v.opts.Coordinator.Attach(ctx, v.opts.Node, path, im)
+	a := im.attachment(t)
+	g, holder, err := t.c.Attach(ctx, v.opts.Node, path, a)
 	if err != nil {
+		a.leave()
 		return nil, err
 	}
 	if known := v.known(g.Image); known != nil {
+		a.leave()
 		known.refs++
-		return known, v.opts.Coordinator.Detach(ctx, g.Call, holder)
+		return known, detach(ctx, t, g, holder)
 	}
-	if err := im.start(g, holder); err != nil {
-		return nil, errors.Join(err, v.opts.Coordinator.Detach(ctx, g.Call, holder))
+	im.id = g.Image
+	if err = a.begin(g, holder); err == nil {
+		err = v.register(im, t)
 	}
+	if err != nil {
+		a.leave()
+		return nil, errors.Join(err, detach(ctx, t, g, holder))
+	}
+	return im, nil
+}
+
+// register makes an image that was attached under t one of the open ones, unless Follow has begun
+// another term, and so does not know of it.
+func (v *Volume) register(im *Image, t *term) error {
 	v.mu.Lock()
 	defer v.mu.Unlock()
-	v.images[g.Image] = im
+	if v.knowsLaterThan(t.epoch) {
+		return fmt.Errorf("image %s: attached in epoch %d, which is over: %w", im.path, t.epoch, protocol.ErrStale)
+	}
+	v.images[im.id] = im
 	im.redirect(v.reasons != 0)
-	return im, nil
+	if v.pausing.Load() != 0 {
+		im.pause()
+	}
+	return nil
+}
+
+// knownAs is the open image with that path. A coordinator renames none that is open.
+func (v *Volume) knownAs(path string) *Image {
+	for _, im := range v.openImages() {
+		if im.path == path && im.gone.Load() == nil {
+			return im
+		}
+	}
+	return nil
+}
+
+// depart tells the coordinator that an attachment has ended; later, when there is none now but it may
+// come back. A coordinator of another term knows nothing of it.
+func (v *Volume) depart(ctx context.Context, a *attachment) error {
+	v.mu.Lock()
+	t := v.term.Load()
+	if t.c == nil && t.epoch == a.epoch {
+		v.departs = append(v.departs, a)
+	}
+	v.mu.Unlock()
+	if t.c == nil {
+		return nil
+	}
+	return v.ask(ctx, func(ctx context.Context, t *term, _ bool) error {
+		if t.epoch != a.epoch {
+			return nil
+		}
+		return t.c.Detach(ctx, a.call, a.holder)
+	})
 }
 
 func (v *Volume) isClosed() bool {
@@ -146,76 +228,110 @@ func (v *Volume) Redirect(ctx context.Context, why Reason, on bool) error {
 	return nil
 }
 
-func (v *Volume) setReason(why Reason, on bool) {
+func (v *Volume) setReason(why Reason, on bool) (changed bool) {
 	v.mu.Lock()
 	before := v.reasons
 	if v.reasons &^= why; on {
 		v.reasons |= why
 	}
 	after := v.reasons
-	for _, im := range v.images {
-		im.redirect(after != 0)
+	if before != after {
+		for _, im := range v.images {
+			im.redirect(after != 0)
+		}
 	}
 	v.mu.Unlock()
 	if before != after {
 		v.opts.Log.Info("volume state", "volume", v.opts.Name, "reasons", after.String(), "were", before.String())
 	}
+	return before != after
 }
 
 // metadata counts a call that changes or reads the name space.
 func (v *Volume) metadata(bytes int64) { v.counters[len(v.desks)].add(metadata, bytes) }
 
-// meta goes with a change of the name space.
-func (v *Volume) meta() protocol.Meta {
-	return protocol.Meta{Key: protocol.NewKey(), Epoch: v.opts.Coordinator.Epoch()}
+// alter makes a change of the name space, once, whoever is the coordinator then.
+func (v *Volume) alter(ctx context.Context, m protocol.Meta, do func(context.Context, Coordinator, protocol.Meta) error) error {
+	v.metadata(0)
+	m.Key = protocol.NewKey()
+	return v.ask(ctx, func(ctx context.Context, t *term, retry bool) error {
+		m.Epoch, m.Retry = t.epoch, retry
+		return do(ctx, t.c, m)
+	})
 }
 
 // Create makes an image.
 func (v *Volume) Create(ctx context.Context, path string, o protocol.CreateOptions) error {
-	v.metadata(0)
-	return v.opts.Coordinator.Create(ctx, v.meta(), path, o)
+	return v.alter(ctx, protocol.Meta{}, func(ctx context.Context, c Coordinator, m protocol.Meta) error {
+		return c.Create(ctx, m, path, o)
+	})
+}
+
+// fileAt is the file that a change is about, so that a retry knows it again; 0 when there is none, which
+// the change itself will say better.
+func (v *Volume) fileAt(ctx context.Context, path string) protocol.ImageID {
+	file, err := v.Stat(ctx, path)
+	if err != nil {
+		return 0
+	}
+	return file.ID
 }
 
 // Delete removes an image that is not open anywhere.
 func (v *Volume) Delete(ctx context.Context, path string) error {
-	v.metadata(0)
-	return v.opts.Coordinator.Delete(ctx, v.meta(), path)
+	return v.alter(ctx, protocol.Meta{Image: v.fileAt(ctx, path)}, func(ctx context.Context, c Coordinator, m protocol.Meta) error {
+		return c.Delete(ctx, m, path)
+	})
 }
 
 // Rename gives an image that is not open anywhere another path.
 func (v *Volume) Rename(ctx context.Context, from, to string) error {
-	v.metadata(0)
-	return v.opts.Coordinator.Rename(ctx, v.meta(), from, to)
+	return v.alter(ctx, protocol.Meta{Image: v.fileAt(ctx, from)}, func(ctx context.Context, c Coordinator, m protocol.Meta) error {
+		return c.Rename(ctx, m, from, to)
+	})
 }
 
 // Resize changes an image's size; it shrinks only while it is not open, and below its data only by
 // force. An open Image has the new Size on return.
 func (v *Volume) Resize(ctx context.Context, path string, size int64, force bool) error {
-	v.metadata(0)
-	return v.opts.Coordinator.Resize(ctx, v.meta(), path, size, force)
+	return v.alter(ctx, protocol.Meta{}, func(ctx context.Context, c Coordinator, m protocol.Meta) error {
+		return c.Resize(ctx, m, path, size, force)
+	})
 }
 
 // Clone makes a new image that shares the present content of another.
 func (v *Volume) Clone(ctx context.Context, from, to string) error {
-	v.metadata(0)
-	return v.opts.Coordinator.Clone(ctx, v.meta(), from, to)
+	return v.alter(ctx, protocol.Meta{}, func(ctx context.Context, c Coordinator, m protocol.Meta) error {
+		return c.Clone(ctx, m, from, to)
+	})
 }
 
 // List describes the volume's images.
-func (v *Volume) List(ctx context.Context) ([]protocol.Stat, error) {
+func (v *Volume) List(ctx context.Context) (all []protocol.Stat, err error) {
 	v.metadata(0)
-	return v.opts.Coordinator.List(ctx)
+	err = v.ask(ctx, func(ctx context.Context, t *term, _ bool) error {
+		all, err = t.c.List(ctx)
+		return err
+	})
+	return all, err
 }
 
 // Stat describes one image.
-func (v *Volume) Stat(ctx context.Context, path string) (protocol.Stat, error) {
+func (v *Volume) Stat(ctx context.Context, path string) (s protocol.Stat, err error) {
 	v.metadata(0)
-	return v.opts.Coordinator.Stat(ctx, path)
+	err = v.ask(ctx, func(ctx context.Context, t *term, _ bool) error {
+		s, err = t.c.Stat(ctx, path)
+		return err
+	})
+	return s, err
 }
 
 // Space tells how the volume is filled.
-func (v *Volume) Space(ctx context.Context) (protocol.Space, error) {
-	space, err := v.opts.Coordinator.Space(ctx)
+func (v *Volume) Space(ctx context.Context) (space protocol.Space, err error) {
+	err = v.ask(ctx, func(ctx context.Context, t *term, _ bool) error {
+		space, err = t.c.Space(ctx)
+		return err
+	})
 	if err == nil {
 		v.free.Store(space.Free)
 	}

@@ -8,6 +8,7 @@ type workers struct {
 	all   sync.WaitGroup
 }
 
+// startWorkers makes room for so many functions that wait.
 func startWorkers(n, queue int) *workers {
 	w := &workers{queue: make(chan func(), queue)}
 	for range n {
@@ -20,17 +21,10 @@ func startWorkers(n, queue int) *workers {
 	return w
 }
 
-// try hands fn over, or is false when the queue is full. It never blocks.
-func (w *workers) try(fn func()) bool {
-	select {
-	case w.queue <- fn:
-		return true
-	default:
-		return false
-	}
-}
+// run hands fn over. The caller counts what it hands over, and never exceeds the room.
+func (w *workers) run(fn func()) { w.queue <- fn }
 
-// stop waits until everything that was handed over has run; try is not called any more.
+// stop waits until everything that was handed over has run; run is not called any more.
 func (w *workers) stop() {
 	close(w.queue)
 	w.all.Wait()

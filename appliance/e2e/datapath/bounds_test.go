@@ -1,6 +1,7 @@
 package datapath
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"sync/atomic"
@@ -16,13 +17,27 @@ import (
 	"lunar/datapath/volume"
 )
 
+// holding is a coordinator that knows the holder that attached last.
+type holding struct {
+	*coordinator.Coordinator
+	holder protocol.Holder
+}
+
+func (h *holding) Attach(ctx context.Context, node protocol.NodeID, path string, holder protocol.Holder) (protocol.Grant, protocol.HolderID, error) {
+	h.holder = holder
+	return h.Coordinator.Attach(ctx, node, path, holder)
+}
+
 // TestWaitsAreBounded has more I/O wait for a range than may, and all of it end.
 func TestWaitsAreBounded(t *testing.T) {
-	n := start(t, scratchDevice(t, coordinator.XFS, 320*mib).Path, 1,
-		func(n *node) { n.options.Redirected = 300 * time.Millisecond })
+	var held *holding
+	n := start(t, scratchDevice(t, coordinator.XFS, 320*mib).Path, 1, func(n *node) {
+		held = &holding{Coordinator: n.coord}
+		n.options.Redirected, n.options.Coordinator = 300*time.Millisecond, held
+	})
 	im := n.create("a", 16*mib)
 	recall := protocol.Recall{Call: protocol.Call{Image: im.ID(), Epoch: 1}, Number: 1 << 40, Range: layout.Range{Len: 4096}}
-	if err := im.Recall(ctx, recall); err != nil {
+	if err := held.holder.Recall(ctx, recall); err != nil {
 		t.Fatal(err)
 	}
 	const many = volume.MaxParked + 100
