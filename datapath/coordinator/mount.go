@@ -161,6 +161,21 @@ const unmountWait = 30 * time.Second
 // sync writes back what the file system has not written yet.
 func (m *mount) sync() error { return unix.Syncfs(int(m.root.Fd())) }
 
+// durable makes what was done to f durable. XFS ends an fsync with success when a shutdown has taken
+// the log away beneath it; a look at the inode tells.
+func durable(f *os.File) error {
+	var st unix.Stat_t
+	return errors.Join(f.Sync(), unix.Fstat(int(f.Fd()), &st))
+}
+
+// durableData is durable for content and what is needed to find it.
+func durableData(f *os.File) (st unix.Stat_t, err error) {
+	if err := unix.Fdatasync(int(f.Fd())); err != nil {
+		return st, err
+	}
+	return st, unix.Fstat(int(f.Fd()), &st)
+}
+
 // alive asks the file system itself, not its caches, whether it was shut down.
 func (m *mount) alive() error {
 	if err := m.root.Sync(); err != nil {

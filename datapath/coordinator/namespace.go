@@ -80,7 +80,7 @@ func (c *Coordinator) build(m protocol.Meta, p string, fn func(*os.File) error) 
 		return err
 	}
 	defer func() { _ = f.Close() }()
-	if err := errors.Join(fn(f), setKey(f, m.Key), f.Sync()); err != nil {
+	if err := errors.Join(fn(f), setKey(f, m.Key), durable(f)); err != nil {
 		return err
 	}
 	c.step("file made")
@@ -92,7 +92,7 @@ func (c *Coordinator) build(m protocol.Meta, p string, fn func(*os.File) error) 
 		return err
 	}
 	c.step("linked")
-	return errors.Join(f.Sync(), folder.Sync())
+	return errors.Join(durable(f), durable(folder))
 }
 
 func (c *Coordinator) shape(ctx context.Context, f *os.File, o protocol.CreateOptions) error {
@@ -170,15 +170,15 @@ func (c *Coordinator) Resize(ctx context.Context, m protocol.Meta, p string, siz
 		case size < st.Size && im != nil:
 			return fmt.Errorf("shrink: %w: unmap it from its targets first", ErrInUse)
 		case size < st.Size:
-			return shrink(f, st.Size, size, force)
+			return c.shrink(f, st.Size, size, force)
 		case im == nil:
-			return grow(f, size)
+			return c.grow(f, size)
 		}
 		return im.grow(ctx, size)
 	})
 }
 
-func shrink(f *os.File, from, to int64, force bool) error {
+func (c *Coordinator) shrink(f *os.File, from, to int64, force bool) error {
 	extents, err := fiemap(f, layout.Range{Off: to, Len: from - to})
 	if err != nil {
 		return err
@@ -186,15 +186,19 @@ func shrink(f *os.File, from, to int64, force bool) error {
 	if !force && slices.ContainsFunc(extents, func(e layout.Extent) bool { return !e.State.Zero() }) {
 		return fmt.Errorf("shrink to %d bytes: %w: force it to lose what lies beyond", to, ErrHoldsData)
 	}
-	return grow(f, to)
+	return c.grow(f, to)
 }
 
 // grow sets a size, durably. The page with the old end goes through the page cache, which must not
 // keep it.
-func grow(f *os.File, size int64) error {
+func (c *Coordinator) grow(f *os.File, size int64) error {
 	fd := int(f.Fd())
 	_ = unix.Fadvise(fd, 0, 0, unix.FADV_DONTNEED)
-	err := errors.Join(f.Truncate(size), f.Sync())
+	if err := f.Truncate(size); err != nil {
+		return err
+	}
+	c.step("resized")
+	err := durable(f)
 	_ = unix.Fadvise(fd, 0, 0, unix.FADV_DONTNEED)
 	return err
 }
@@ -205,7 +209,7 @@ func (im *image) grow(ctx context.Context, size int64) error {
 	unit := max(im.c.fs.block, int64(os.Getpagesize()))
 	last := im.current().Size() / unit * unit
 	return im.change(ctx, layout.Range{Off: last, Len: layout.MaxSize - last}, func() (effect, error) {
-		return moved, grow(im.file, size)
+		return moved, im.c.grow(im.file, size)
 	})
 }
 

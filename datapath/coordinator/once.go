@@ -50,7 +50,7 @@ func (c *Coordinator) made(m protocol.Meta, p string) (bool, error) {
 	if !madeBy(f, m.Key) {
 		return false, ErrExists
 	}
-	return true, errors.Join(f.Sync(), c.syncFolder(p))
+	return true, errors.Join(durable(f), c.syncFolder(p))
 }
 
 // syncFolder makes durable what is in the folder that p lies in.
@@ -59,7 +59,7 @@ func (c *Coordinator) syncFolder(p string) error {
 	if err != nil {
 		return err
 	}
-	return errors.Join(folder.Sync(), folder.Close())
+	return errors.Join(durable(folder), folder.Close())
 }
 
 // isAt tells whether the image is at p.
@@ -106,7 +106,7 @@ func (c *Coordinator) unlink(m protocol.Meta, p string) error {
 		return err
 	}
 	c.step("unlinked")
-	return folder.Sync()
+	return durable(folder)
 }
 
 // rename moves a name, durably.
@@ -130,7 +130,7 @@ func (c *Coordinator) rename(m protocol.Meta, from, to string) error {
 		return err
 	}
 	c.step("renamed")
-	return errors.Join(target.Sync(), source.Sync())
+	return errors.Join(durable(target), durable(source))
 }
 
 // renamed is a retry that does not find its image at the old path.

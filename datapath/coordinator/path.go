@@ -102,7 +102,7 @@ func (m *mount) mkdirAll(dir string) error {
 	for _, part := range strings.Split(dir, "/") {
 		err := unix.Mkdirat(int(folder.Fd()), part, 0o700)
 		if err == nil {
-			err = folder.Sync()
+			err = durable(folder)
 		}
 		_ = folder.Close()
 		if err != nil && !errors.Is(err, unix.EEXIST) {

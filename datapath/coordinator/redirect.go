@@ -186,7 +186,8 @@ func (c *Coordinator) Flush(_ context.Context, call protocol.Call) (err error) {
 		return err
 	}
 	defer c.exit(&err)
-	return explain(im.name(), "flush", unix.Fdatasync(im.fd()))
+	_, err = durableData(im.file)
+	return explain(im.name(), "flush", err)
 }
 
 // Unmap gives ranges of an image back to the volume; afterwards all of them read as zeroes. Whole
