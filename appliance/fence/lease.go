@@ -1,0 +1,71 @@
+package fence
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+)
+
+// LeaseOptions are the times that a takeover by lease rests on.
+type LeaseOptions struct {
+	// TTL is the node lease's: after its last renewal a node's deadline lies less than that ahead.
+	TTL time.Duration
+	// InFlight bounds how long a write that was given to the device may take there: the device's time-out.
+	InFlight time.Duration
+	// Margin is for the guard to do its work, and for clocks that run at other rates.
+	Margin time.Duration
+	// Watchdog is the time-out of the nodes' watchdogs; 0 when they have none.
+	Watchdog time.Duration
+}
+
+// Validate tells what is wrong with o.
+func (o LeaseOptions) Validate() error {
+	switch {
+	case o.TTL <= 0:
+		return errors.New("fencing by lease: TTL is missing: give the node lease's")
+	case o.InFlight <= 0:
+		return errors.New("fencing by lease: InFlight is missing: give the time in which the device ends or fails each write")
+	case o.Margin < o.TTL/50:
+		return fmt.Errorf("fencing by lease: Margin is %v: give 2 %% of the TTL at least, for clocks that run apart", o.Margin)
+	case o.Watchdog < 0:
+		return fmt.Errorf("fencing by lease: Watchdog is %v: give 0 or more", o.Watchdog)
+	}
+	return nil
+}
+
+// wait is how long after an eviction the victim may still write.
+func (o LeaseOptions) wait(expired bool) time.Duration {
+	w := o.Watchdog + o.InFlight + o.Margin
+	if !expired {
+		w += o.TTL
+	}
+	return w
+}
+
+type lease struct {
+	nothing
+	opts LeaseOptions
+}
+
+func openLease(o Options) (*lease, error) {
+	if err := o.Lease.Validate(); err != nil {
+		return nil, err
+	}
+	return &lease{opts: o.Lease}, nil
+}
+
+// fence waits, from now on: the eviction came before, so that no renewal was confirmed after it.
+func (l *lease) fence(ctx context.Context, v Victim) (Proof, error) {
+	w := l.opts.wait(v.Expired)
+	if err := settle(ctx, w); err != nil {
+		return Proof{}, fmt.Errorf("wait %v: %w", w, err)
+	}
+	return Proof{Detail: fmt.Sprintf("waited %v: the victim's deadline, its watchdog, and the writes that its device had", w)}, nil
+}
+
+func (l *lease) describe() string {
+	return fmt.Sprintf("lease: WEAK: a node that is out stops by itself at its deadline, by a guard process; others wait %v. "+
+		"Nothing in the device keeps it from writing: a virtual machine that is paused, or a write that stays longer than %v in a queue, can damage the volume",
+		l.opts.wait(false), l.opts.InFlight)
+}
