@@ -194,30 +194,6 @@ func TestOneImageIsOneDisk(t *testing.T) {
 	}
 }
 
-func TestReservations(t *testing.T) {
-	db, ctx := open(t, t.TempDir()), t.Context()
-	v, err := db.AddVolume(ctx, Volume{Name: "V", WWID: "w"})
-	must(t, err)
-	_, err = db.CreateTarget(ctx, "t")
-	must(t, err)
-	lun, err := db.Map(ctx, "t", v.ID, "x", 0)
-	must(t, err)
-	want := []byte{0, 1, 255}
-	for _, naa := range []string{lun.NAA, "3bad"} {
-		if blob, err := db.LoadReservations(ctx, naa); err != nil || blob != nil {
-			t.Fatalf("blob %v, %v", blob, err)
-		}
-		must(t, db.SaveReservations(ctx, naa, want))
-	}
-	must(t, db.SweepReservations(ctx))
-	if blob, err := db.LoadReservations(ctx, lun.NAA); err != nil || !bytes.Equal(blob, want) {
-		t.Fatalf("blob %v, %v", blob, err)
-	}
-	if blob, err := db.LoadReservations(ctx, "3bad"); err != nil || blob != nil {
-		t.Fatalf("an unmapped unit keeps %v, %v", blob, err)
-	}
-}
-
 func TestEvents(t *testing.T) {
 	db, ctx := open(t, t.TempDir()), t.Context()
 	for i := range 3 {

@@ -87,5 +87,7 @@ type Event struct {
 	Kind     string    `json:"kind"` // noun.verb, such as volume.add
 	Volume   string    `json:"volume,omitempty"`
 	Target   string    `json:"target,omitempty"`
+	Epoch    uint64    `json:"epoch,omitempty"`  // of the coordinator's term that it is about
+	Reason   string    `json:"reason,omitempty"` // why a coordinator was chosen, moved or lost
 	Text     string    `json:"text"`
 }

@@ -46,16 +46,26 @@ func (s *reservationStore) run() {
 	defer close(s.ended)
 	for job := range s.saves {
 		ctx, cancel := context.WithTimeout(context.Background(), databaseTimeout)
-		job.done(s.db.SaveReservations(ctx, job.naa, job.record))
+		job.done(s.save(ctx, job))
 		cancel()
 	}
+}
+
+func (s *reservationStore) save(ctx context.Context, job save) error {
+	old, err := s.db.LoadReservations(ctx, job.naa)
+	if err != nil {
+		return err
+	}
+	_, err = s.db.SwapReservations(ctx, job.naa, old.Revision, job.record)
+	return err
 }
 
 // Load implements scsi.ReservationStore.
 func (s *reservationStore) Load(unit string) ([]byte, error) {
 	ctx, cancel := context.WithTimeout(context.Background(), databaseTimeout)
 	defer cancel()
-	return s.db.LoadReservations(ctx, naaOf(unit))
+	r, err := s.db.LoadReservations(ctx, naaOf(unit))
+	return r.Blob, err
 }
 
 // Save implements scsi.ReservationStore.

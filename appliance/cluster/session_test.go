@@ -1,0 +1,231 @@
+package cluster
+
+import (
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/url"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	clientv3 "go.etcd.io/etcd/client/v3"
+	"go.etcd.io/etcd/server/v3/embed"
+	"go.uber.org/zap"
+)
+
+// startMember runs one etcd member in the fast profile, which allows a TTL of 1 s.
+func startMember(dir, name, peer, members string) (*embed.Etcd, error) {
+	setSegmentSize()
+	at, err := url.Parse(peer)
+	if err != nil {
+		return nil, err
+	}
+	cfg := embed.NewConfig()
+	cfg.Name, cfg.Dir = name, filepath.Join(dir, "etcd")
+	cfg.ListenClientUrls, cfg.AdvertiseClientUrls = nil, nil
+	cfg.ListenPeerUrls, cfg.AdvertisePeerUrls = []url.URL{*at}, []url.URL{*at}
+	cfg.InitialCluster = members
+	cfg.TickMs, cfg.ElectionMs = 100, 500
+	cfg.LogLevel = "panic"
+	cfg.ZapLoggerBuilder = embed.NewZapLoggerBuilder(zap.NewNop())
+	return embed.StartEtcd(cfg)
+}
+
+// freePeers names n nodes with a URL each, as etcd's InitialCluster.
+func freePeers(t *testing.T, n int) (urls []string, members string) {
+	t.Helper()
+	var all []string
+	for i := range n {
+		l, err := net.Listen("tcp", "127.0.0.1:0")
+		must(t, err)
+		urls = append(urls, "http://"+l.Addr().String())
+		all = append(all, fmt.Sprintf("n%d=%s", i+1, urls[i]))
+		must(t, l.Close())
+	}
+	return urls, strings.Join(all, ",")
+}
+
+// testMember is a member, and the database as its node sees it.
+type testMember struct {
+	*DB
+	etcd *embed.Etcd
+}
+
+func memberDB(server *embed.Etcd, node string) *DB {
+	return &DB{node: node, log: slog.New(slog.DiscardHandler), client: inProcess(server)}
+}
+
+// startMembers runs n members in this process, on the loop-back interface.
+func startMembers(t *testing.T, n int) []testMember {
+	t.Helper()
+	urls, members := freePeers(t, n)
+	out := make([]testMember, n)
+	var wg sync.WaitGroup
+	for i := range n {
+		dir := t.TempDir()
+		wg.Go(func() {
+			name := fmt.Sprintf("n%d", i+1)
+			server, err := startMember(dir, name, urls[i], members)
+			if err != nil {
+				t.Error(err)
+				return
+			}
+			<-server.Server.ReadyNotify()
+			out[i] = testMember{memberDB(server, name), server}
+		})
+	}
+	wg.Wait()
+	t.Cleanup(func() {
+		for _, m := range out {
+			if m.DB != nil {
+				_ = m.client.Close()
+				m.etcd.Close()
+			}
+		}
+	})
+	if t.Failed() {
+		t.FailNow()
+	}
+	return out
+}
+
+// asNode is the same database seen from another node.
+func asNode(db *DB, node string) *DB {
+	return &DB{node: node, log: db.log, client: db.client}
+}
+
+type sessionLog struct {
+	mu       sync.Mutex // guards what follows
+	lost     []error
+	deadline int64
+}
+
+func startSession(t *testing.T, db *DB, ttl time.Duration) (*Session, *sessionLog) {
+	t.Helper()
+	var log sessionLog
+	s, err := db.StartSession(t.Context(), SessionOptions{
+		Address: "127.0.0.1", TTL: ttl, Log: db.log,
+		Renewed: func(deadline int64) { log.mu.Lock(); log.deadline = deadline; log.mu.Unlock() },
+		Lost:    func(_ uint64, reason error) { log.mu.Lock(); log.lost = append(log.lost, reason); log.mu.Unlock() },
+	})
+	must(t, err)
+	t.Cleanup(s.Close)
+	return s, &log
+}
+
+// eventually waits until done says so.
+func eventually(t *testing.T, what string, done func() bool) {
+	t.Helper()
+	for end := time.Now().Add(15 * time.Second); !done(); {
+		if time.Now().After(end) {
+			t.Fatalf("not within 15 s: %s", what)
+		}
+		time.Sleep(2 * time.Millisecond)
+	}
+}
+
+func TestSession(t *testing.T) {
+	db := startMembers(t, 1)[0].DB
+	before := Boottime()
+	s, log := startSession(t, db, time.Second)
+	first := s.Deadline()
+	if limit := Boottime() + int64(990*time.Millisecond); first <= before || first > limit {
+		t.Fatalf("deadline %v from now", time.Duration(first-Boottime()))
+	}
+	eventually(t, "a renewal", func() bool { return s.Deadline() > first })
+	s.SetPath("v1", true)
+	s.SetPath("v2", false)
+	c := db.Coordinators(s)
+	eventually(t, "the paths are published", func() bool {
+		v, err := c.View(t.Context())
+		must(t, err)
+		n := v.Nodes["n1"]
+		return n.Paths["v1"] && len(n.Paths) == 2 && !n.Paths["v2"] && n.Address == "127.0.0.1" && n.Incarnation == s.Incarnation()
+	})
+	time.Sleep(1200 * time.Millisecond)
+	if s.Incarnation() != 1 || len(log.lost) > 0 {
+		t.Fatalf("incarnation %d, lost %v", s.Incarnation(), log.lost)
+	}
+	s.Close()
+	if s.Deadline() != 0 || log.deadline != 0 || s.Incarnation() != 0 {
+		t.Fatal("a closed session has a deadline")
+	}
+	if _, err := db.session(t.Context(), "n1"); !errors.Is(err, ErrNotFound) {
+		t.Fatalf("the session is still there: %v", err)
+	}
+}
+
+func TestSessionOptions(t *testing.T) {
+	for _, o := range []SessionOptions{{}, {Log: slog.Default(), TTL: time.Millisecond}, {Log: slog.Default(), TTL: 1500 * time.Millisecond}} {
+		if o.Validate() == nil {
+			t.Errorf("%+v passed", o)
+		}
+	}
+}
+
+// TestSessionEnded: a session ended by others, and one of a process that died, are followed by a new
+// incarnation; the facts are published again.
+func TestSessionEnded(t *testing.T) {
+	db := startMembers(t, 1)[0].DB
+	s, log := startSession(t, db, time.Second)
+	s.SetPath("v", true)
+	other, _ := startSession(t, asNode(db, "n2"), time.Second)
+	c := asNode(db, "n2").Coordinators(other)
+	wait, err := c.Suspect(t.Context(), "n1", 1, "test")
+	must(t, err)
+	if wait != time.Second {
+		t.Fatalf("a fencer waits %v", wait)
+	}
+	eventually(t, "a new incarnation with its paths", func() bool {
+		v, err := c.View(t.Context())
+		must(t, err)
+		return v.Nodes["n1"].Incarnation == 2 && v.Nodes["n1"].Paths["v"]
+	})
+	log.mu.Lock()
+	if len(log.lost) != 1 || !errors.Is(log.lost[0], ErrSessionLost) {
+		t.Errorf("lost: %v", log.lost)
+	}
+	log.mu.Unlock()
+	wait, err = c.Suspect(t.Context(), "n1", 1, "again")
+	if err != nil || wait != time.Second {
+		t.Fatalf("again: %v, %v", wait, err)
+	}
+	again, _ := startSession(t, db, time.Second) // as after a crash, with the old lease still there
+	eventually(t, "the older session ends", func() bool { return again.Incarnation() > 2 && s.Incarnation() != 2 })
+}
+
+// TestSessionDeadline: without a database the session is lost at its deadline, not before and not
+// later, while each try is in flight.
+func TestSessionDeadline(t *testing.T) {
+	db := startMembers(t, 1)[0].DB
+	slow := asNode(db, "n1")
+	hole := &blackHole{KV: db.client.KV, Lease: db.client.Lease}
+	slow.client = clientv3.NewCtxClient(t.Context())
+	slow.client.KV, slow.client.Lease, slow.client.Watcher = hole, hole, db.client.Watcher
+	s, log := startSession(t, slow, time.Second)
+	hole.swallow.Store(true)
+	time.Sleep(50 * time.Millisecond)
+	deadline := s.Deadline()
+	eventually(t, "it is lost", func() bool { return s.Deadline() == 0 })
+	if late := time.Duration(Boottime() - deadline); late < 0 || late > 100*time.Millisecond {
+		t.Errorf("lost %v after the deadline", late)
+	}
+	ended := time.Now()
+	hole.swallow.Store(false)
+	eventually(t, "it is established again", func() bool { return s.Incarnation() == 2 })
+	t.Logf("established again after %v", time.Since(ended))
+	log.mu.Lock()
+	defer log.mu.Unlock()
+	if len(log.lost) != 1 {
+		t.Errorf("lost: %v", log.lost)
+	}
+	// It ran out by itself: its fencer has nothing to wait for.
+	wait, err := asNode(db, "n2").endedBefore(t.Context(), "n1", 1)
+	if err != nil || wait != 0 {
+		t.Errorf("wait %v, %v", wait, err)
+	}
+}
