@@ -125,7 +125,8 @@ func (db *DB) RemoveVolume(ctx context.Context, id string) error {
 			}
 		}
 		return db.commit(ctx, []clientv3.Cmp{r.unchanged(), unchangedSince(targetKeys, revision)},
-			clientv3.OpDelete(r.key), clientv3.OpDelete(nameKeys+r.value.Name), clientv3.OpDelete(wwidKeys+r.value.WWID))
+			clientv3.OpDelete(r.key), clientv3.OpDelete(nameKeys+r.value.Name), clientv3.OpDelete(wwidKeys+r.value.WWID),
+			clientv3.OpDelete(seatKeys+id), clientv3.OpDelete(successionKeys+id))
 	})
 	if err != nil {
 		return fmt.Errorf("cluster: remove volume: %w", err)
