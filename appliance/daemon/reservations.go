@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"lunar/appliance/cluster"
+	"lunar/iscsi/scsi"
 )
 
 // saveQueue bounds the saves that wait. A unit has one under way at most, so this is also the
@@ -27,7 +28,8 @@ type reservationStore struct {
 type save struct {
 	naa    string
 	record []byte
-	done   func(error)
+	after  int64
+	done   func(int64, error)
 }
 
 func newReservationStore(db *cluster.DB) *reservationStore {
@@ -46,34 +48,25 @@ func (s *reservationStore) run() {
 	defer close(s.ended)
 	for job := range s.saves {
 		ctx, cancel := context.WithTimeout(context.Background(), databaseTimeout)
-		job.done(s.save(ctx, job))
+		job.done(s.db.SwapReservations(ctx, job.naa, job.after, job.record))
 		cancel()
 	}
 }
 
-func (s *reservationStore) save(ctx context.Context, job save) error {
-	old, err := s.db.LoadReservations(ctx, job.naa)
-	if err != nil {
-		return err
-	}
-	_, err = s.db.SwapReservations(ctx, job.naa, old.Revision, job.record)
-	return err
-}
-
 // Load implements scsi.ReservationStore.
-func (s *reservationStore) Load(unit string) ([]byte, error) {
+func (s *reservationStore) Load(unit string) (scsi.Saved, error) {
 	ctx, cancel := context.WithTimeout(context.Background(), databaseTimeout)
 	defer cancel()
 	r, err := s.db.LoadReservations(ctx, naaOf(unit))
-	return r.Blob, err
+	return scsi.Saved{Record: r.Blob, Revision: r.Revision}, err
 }
 
 // Save implements scsi.ReservationStore.
-func (s *reservationStore) Save(_ int, unit string, record []byte, done func(error)) {
+func (s *reservationStore) Save(_ int, unit string, record []byte, after int64, done func(int64, error)) {
 	select {
-	case s.saves <- save{naaOf(unit), record, done}:
+	case s.saves <- save{naaOf(unit), record, after, done}:
 	default:
-		done(fmt.Errorf("reservations of %s: %d saves wait already", unit, saveQueue))
+		done(0, fmt.Errorf("reservations of %s: %d saves wait already", unit, saveQueue))
 	}
 }
 

@@ -52,8 +52,7 @@ type portGroups struct {
 // noGroups are those of a unit that was given none: all ports are in the default group.
 var noGroups = &portGroups{active: true}
 
-// unitALUA is the asymmetric access state of a LogicalUnit. Initiators cannot change it (implicit
-// ALUA): it follows from which node has a direct path.
+// unitALUA is the asymmetric access state of a LogicalUnit: it follows from which node has a direct path.
 type unitALUA struct{ groups atomic.Pointer[portGroups] }
 
 func (u *unitALUA) load() *portGroups {

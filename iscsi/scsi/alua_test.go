@@ -39,7 +39,6 @@ func TestReportTargetPortGroups(t *testing.T) {
 	}
 	report[1] = 0x40 | actionReportTargetPortGroups
 	b.bad(report, nil, 256, illegalRequest, 0x2400)
-	b.bad(cdb(0xA4, 0x0A), nil, 0, illegalRequest, 0x2000)
 }
 
 // SPC-4 §5.15.2.4: what each state lets through, for the port's own group only.
@@ -106,5 +105,28 @@ func TestPortGroupsRefused(t *testing.T) {
 	}
 	if group, ok := b.unit.targetPortGroup(1); !ok || group != defaultGroup {
 		t.Error("a refused call changed the groups")
+	}
+}
+
+func TestSetTargetPortGroups(t *testing.T) {
+	b := newTestbed(t, 64, nil)
+	if err := b.unit.SetPortGroups(twoGroups); err != nil {
+		t.Fatal(err)
+	}
+	b.run(b.nexus, cdb(0x03, 0, 0, 0, 18), nil, 18)
+	set := func(length byte) [16]byte {
+		return cdb(opMaintenanceOut, actionSetTargetPortGroups, 0, 0, 0, 0, 0, 0, 0, length)
+	}
+	b.good(set(0), nil, 0)
+	b.good(set(4), make([]byte, 4), 0)
+	b.good(set(12), []byte{0, 0, 0, 0, 0, 0, 0, 7, 0, 0, 0, 1}, 0)                        // active/optimized
+	b.good(set(8), []byte{0, 0, 0, 0, 1, 0, 0, 7}, 0)                                     // as it is
+	b.bad(set(8), []byte{0, 0, 0, 0, 1, 0, 0, 1}, 0, illegalRequest, 0x2600)              // not of an initiator's choice
+	b.bad(set(8), []byte{0, 0, 0, 0, 2, 0, 0, 1}, 0, illegalRequest, 0x2600)              // standby
+	b.bad(set(12), []byte{0, 0, 0, 0, 0, 0, 0, 1, 0, 0, 0, 9}, 0, illegalRequest, 0x2600) // no such group
+	b.bad(set(3), make([]byte, 3), 0, illegalRequest, 0x1A00)
+	b.bad(set(7), make([]byte, 7), 0, illegalRequest, 0x1A00)
+	if c := b.good(cdb(0x12, 0, 0, 0, 36), nil, 36); c.Data[5]&0x30 != 0x30 {
+		t.Fatalf("TPGS %02x", c.Data[5])
 	}
 }

@@ -79,7 +79,7 @@ func pad(field []byte, s string) {
 // supportFlags are TPGS and 3PC, from what the opcode table has.
 func (c *Command) supportFlags() (flags byte) {
 	if c.inPortGroup() {
-		flags |= 0x10 // implicit asymmetric access
+		flags |= 0x30 // implicit and explicit asymmetric access
 	}
 	if commands.actions[0x83] != nil {
 		flags |= 0x08 // EXTENDED COPY

@@ -65,6 +65,7 @@ type registrant struct {
 // apply makes a new state of it. A published state is never changed. The zero value has no
 // registrations.
 type reservations struct {
+	revision    int64        // the store's, of the record that this state is of
 	generation  uint32       // PRGENERATION
 	persist     bool         // APTPL of the newest registration
 	registrants []registrant // by nexusID, unique

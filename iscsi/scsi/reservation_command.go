@@ -94,6 +94,11 @@ func release6(c *Command) { c.lu.inTurn(c, legacyOrder((*reservations).release6)
 
 func legacyOrder(change func(*reservations, nexusID) (*reservations, verdict)) handler {
 	return func(c *Command) {
+		if c.lu.opts.Shared {
+			c.lu.endTurn(c.Lane)
+			c.reject(senseInvalidOpcode)
+			return
+		}
 		next, v := change(c.lu.reservations.load(), c.it.id())
 		c.lu.finish(c, next, reservationEffects{}, v)
 	}

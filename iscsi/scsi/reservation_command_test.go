@@ -18,20 +18,20 @@ const (
 
 // savedReservations is a ReservationStore; with hold set, saves wait.
 type savedReservations struct {
-	records map[string][]byte
+	records map[string]Saved
 	err     error
 	hold    bool
 	waiting []func()
 }
 
-func (s *savedReservations) Load(unit string) ([]byte, error) { return s.records[unit], s.err }
+func (s *savedReservations) Load(unit string) (Saved, error) { return s.records[unit], s.err }
 
-func (s *savedReservations) Save(_ int, unit string, record []byte, done func(error)) {
+func (s *savedReservations) Save(_ int, unit string, record []byte, after int64, done func(int64, error)) {
 	finish := func() {
 		if s.err == nil {
-			s.records[unit] = record
+			s.records[unit] = Saved{record, after + 1}
 		}
-		done(s.err)
+		done(after+1, s.err)
 	}
 	if s.hold {
 		s.waiting = append(s.waiting, finish)
@@ -335,7 +335,7 @@ func TestPreemptAndAbortWaits(t *testing.T) {
 
 // A victim's own PERSISTENT RESERVE OUT that waits for its turn does not block the abort.
 func TestPreemptAndAbortOfWaitingOrder(t *testing.T) {
-	store := &savedReservations{records: map[string][]byte{}}
+	store := &savedReservations{records: map[string]Saved{}}
 	b := newTestbed(t, 64, nil)
 	b.target.opts.Reservations.Store = store
 	victim := b.login(hostTwo)
@@ -360,7 +360,7 @@ func TestPreemptAndAbortOfWaitingOrder(t *testing.T) {
 }
 
 func TestAPTPL(t *testing.T) {
-	store := &savedReservations{records: map[string][]byte{}}
+	store := &savedReservations{records: map[string]Saved{}}
 	b := newTestbed(t, 64, nil)
 	b.target.opts.Reservations.Store = store
 	b.wantStatus(b.reserveOut(b.nexus, actionRegister, 0, outList(0, keyA, 1)), Good)
@@ -402,7 +402,7 @@ func mustUnit(t *testing.T) *LogicalUnit {
 
 // Too many commands that wait for their turn are answered BUSY, and all of them end.
 func TestReservationTurnsAreBounded(t *testing.T) {
-	store := &savedReservations{records: map[string][]byte{}}
+	store := &savedReservations{records: map[string]Saved{}}
 	b := newTestbed(t, 64, nil)
 	b.target.opts.Reservations.Store = store
 	store.hold = true
@@ -465,7 +465,7 @@ func TestReservationsAcrossLanes(t *testing.T) {
 	for i := range posts {
 		posts[i] = make(chan func(), 4096)
 	}
-	store := &savedReservations{records: map[string][]byte{}}
+	store := &savedReservations{records: map[string]Saved{}}
 	target := NewTarget("iqn.t", TargetOptions{
 		Reservations: ReservationOptions{Store: lockedStore{store, make(chan struct{}, 1)}},
 		Post:         func(lane int, fn func()) error { posts[lane] <- fn; return nil },
@@ -504,12 +504,12 @@ type lockedStore struct {
 	lock chan struct{}
 }
 
-func (s lockedStore) Save(lane int, unit string, record []byte, done func(error)) {
+func (s lockedStore) Save(lane int, unit string, record []byte, after int64, done func(int64, error)) {
 	go func() {
 		s.lock <- struct{}{}
-		s.records[unit] = record
+		s.records[unit] = Saved{record, after + 1}
 		<-s.lock
-		done(nil)
+		done(after+1, nil)
 	}()
 }
 

@@ -71,14 +71,14 @@ func FuzzReservationRecord(f *testing.F) {
 		f.Add(r.record())
 	}
 	f.Fuzz(func(t *testing.T, record []byte) {
-		r, err := restoreReservations(record)
+		r, err := restoreReservations(Saved{Record: record})
 		if err != nil {
 			return
 		}
 		if err := checkHolderRegistered(&reservationSim{after: r}); err != nil {
 			t.Fatal(err)
 		}
-		again, err := restoreReservations(r.record())
+		again, err := restoreReservations(Saved{Record: r.sharedRecord(&reservationEffects{})})
 		if err != nil || !again.equal(r) {
 			t.Fatalf("%+v comes back as %+v, %v", r, again, err)
 		}

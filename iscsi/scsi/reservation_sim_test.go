@@ -292,7 +292,7 @@ func checkSaved(s *reservationSim) error {
 		}
 		return nil
 	}
-	back, err := restoreReservations(s.saved)
+	back, err := restoreReservations(Saved{Record: s.saved})
 	if err != nil {
 		return err
 	}

@@ -386,18 +386,18 @@ func TestReservationRecord(t *testing.T) {
 		if !fx.save {
 			t.Fatal("not saved")
 		}
-		back, err := restoreReservations(r.record())
+		back, err := restoreReservations(Saved{Record: r.record()})
 		if err != nil || !slices.Equal(back.registrants, r.registrants) || back.kind != kind || !back.holds(nexusA) || !back.persist || back.generation != 0 {
 			t.Fatalf("type %d: %+v, %v", kind, back, err)
 		}
 	}
 	volatile, _ := orders(t, &reservations{}, persist, reservationOrder{action: actionRegister, nexus: nexusA, key: keyA, actionKey: keyB})
-	if back, err := restoreReservations(volatile.record()); err != nil || len(back.registrants) != 0 {
+	if back, err := restoreReservations(Saved{Record: volatile.record()}); err != nil || len(back.registrants) != 0 {
 		t.Fatalf("APTPL 0: %+v, %v", back, err)
 	}
-	for _, bad := range []string{"", "{}", `{"version":2}`, `{"version":1,"type":1}`, `{"version":1,"type":2,"registrations":[{"initiator":"a","port":1,"key":1,"holder":true}]}`,
-		`{"version":1,"registrations":[{"initiator":"a","key":0}]}`, `{"version":1,"type":7,"registrations":[{"initiator":"a","key":1}]}`} {
-		if _, err := restoreReservations([]byte(bad)); !errors.Is(err, ErrReservationRecord) {
+	for _, bad := range []string{"", "{}", `{"version":3}`, `{"version":2,"type":1}`, `{"version":2,"type":2,"registrations":[{"initiator":"a","port":1,"key":1,"holder":true}]}`,
+		`{"version":2,"registrations":[{"initiator":"a","key":0}]}`, `{"version":2,"type":7,"registrations":[{"initiator":"a","key":1}]}`} {
+		if _, err := restoreReservations(Saved{Record: []byte(bad)}); !errors.Is(err, ErrReservationRecord) {
 			t.Errorf("%s: %v", bad, err)
 		}
 	}

@@ -2,6 +2,7 @@ package scsi
 
 import (
 	"encoding/hex"
+	"errors"
 	"fmt"
 	"slices"
 	"sync"
@@ -44,6 +45,17 @@ func (u *unitReservations) update(change func(*reservations) *reservations) {
 	u.state.Store(change(u.load()))
 }
 
+// publish makes next the state, unless a newer record has been taken over; it tells whether it did.
+func (u *unitReservations) publish(next *reservations) bool {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	if next.revision < u.load().revision {
+		return false
+	}
+	u.state.Store(next)
+	return true
+}
+
 // conflicts tells whether another I_T nexus's reservation refuses c, by c.row.class.
 func (u *unitReservations) conflicts(c *Command) bool {
 	s := u.state.Load()
@@ -63,11 +75,11 @@ func (lu *LogicalUnit) restoreReservations(o ReservationOptions) error {
 	if u.restored || o.Store == nil {
 		return nil
 	}
-	record, err := o.Store.Load(lu.storeName())
+	saved, err := o.Store.Load(lu.storeName())
 	if err != nil {
 		return fmt.Errorf("load reservations of %s: %w", lu.storeName(), err)
 	}
-	s, err := restoreReservations(record)
+	s, err := restoreReservations(saved)
 	if err != nil {
 		return fmt.Errorf("load reservations of %s: %w", lu.storeName(), err)
 	}
@@ -128,26 +140,57 @@ func (lu *LogicalUnit) endTurn(here int) {
 	})
 }
 
+// maxSaveTries bounds how often one command is applied anew because other servers of the unit changed
+// its reservations meanwhile; then it is answered BUSY.
+const maxSaveTries = 16
+
 // execute applies an order in its turn: save, publish, unit attentions, abort, then GOOD. The
 // turn ends before the aborts are waited for, because a victim's task may wait for its turn.
-func (lu *LogicalUnit) execute(c *Command, o *reservationOrder) {
+func (lu *LogicalUnit) execute(c *Command, o *reservationOrder) { lu.try(c, o, maxSaveTries) }
+
+func (lu *LogicalUnit) try(c *Command, o *reservationOrder, tries int) {
 	next, fx, v := lu.reservations.load().apply(o)
 	store := c.target.opts.Reservations.Store
-	if v.status != Good || !fx.save || store == nil {
+	if v.status != Good || store == nil || !fx.save && !lu.opts.Shared {
 		lu.finish(c, next, fx, v)
 		return
 	}
 	target, lane := c.target, c.Lane
-	store.Save(lane, lu.storeName(), next.record(), func(err error) {
+	store.Save(lane, lu.storeName(), lu.recordOf(next, &fx), next.revision, func(revision int64, err error) {
 		target.onLane(offLane, lane, func() {
-			if err != nil {
-				lu.endTurn(lane)
-				c.rejectError(err)
-				return
-			}
-			lu.finish(c, next, fx, v)
+			next.revision = revision // next is not published yet
+			lu.saved(c, o, outcome{next, fx, err}, tries-1)
 		})
 	})
+}
+
+// outcome is what came of one save.
+type outcome struct {
+	next *reservations
+	fx   reservationEffects
+	err  error
+}
+
+func (lu *LogicalUnit) saved(c *Command, o *reservationOrder, out outcome, tries int) {
+	switch {
+	case out.err == nil:
+		lu.finish(c, out.next, out.fx, verdict{})
+	case !errors.Is(out.err, ErrRecordChanged):
+		lu.endTurn(c.Lane)
+		c.rejectError(out.err)
+	case tries > 0:
+		lu.try(c, o, tries)
+	default:
+		lu.endTurn(c.Lane)
+		c.rejectStatus(Busy)
+	}
+}
+
+func (lu *LogicalUnit) recordOf(r *reservations, fx *reservationEffects) []byte {
+	if lu.opts.Shared {
+		return r.sharedRecord(fx)
+	}
+	return r.record()
 }
 
 // offLane is the lane number of a caller that is on none.
@@ -155,7 +198,7 @@ const offLane = -1
 
 func (lu *LogicalUnit) finish(c *Command, next *reservations, fx reservationEffects, v verdict) {
 	if v.status == Good {
-		lu.reservations.update(func(*reservations) *reservations { return next })
+		lu.reservations.publish(next)
 		lu.notify(fx.notices)
 	}
 	lu.endTurn(c.Lane)

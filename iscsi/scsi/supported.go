@@ -26,9 +26,18 @@ func reportOpcodes(c *Command) {
 	}
 }
 
-// supports tells whether the unit has the command: UNMAP is there on thin units only.
+// supports tells whether the unit has the command: UNMAP is there on thin units only, RESERVE(6) and
+// RELEASE(6) on those of one server.
 func (lu *LogicalUnit) supports(r *row) bool {
-	return r != nil && (r.opcode != 0x42 || lu.opts.Thin)
+	switch {
+	case r == nil:
+		return false
+	case r.opcode == 0x42:
+		return lu.opts.Thin
+	case r.opcode == opReserve6 || r.opcode == opRelease6:
+		return !lu.opts.Shared
+	}
+	return true
 }
 
 func (c *Command) allOpcodes(timeouts bool) []byte {

@@ -29,6 +29,10 @@ type UnitOptions struct {
 	// PhysicalBlock is the physical block length told in READ CAPACITY(16), 512 or 4096 bytes;
 	// 0: 4096.
 	PhysicalBlock int
+	// Shared says that other servers present the unit too, with the same ReservationStore: every
+	// change of its persistent reservations goes there, and those of SPC-2, RESERVE(6) and
+	// RELEASE(6), are not supported.
+	Shared bool
 	// Removable announces a removable medium, which START STOP UNIT loads and ejects.
 	Removable bool
 }
