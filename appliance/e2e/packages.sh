@@ -7,7 +7,7 @@ packages_of() {
 	case $1 in
 	build) echo gcc libc6-dev git ;;
 	client) echo xfsprogs e2fsprogs mount util-linux qemu-utils qemu-block-extra qemu-system-common \
-		libiscsi-bin fio fuse3 iproute2 ;;
+		libnbd-bin libiscsi-bin fio fuse3 iproute2 ;;
 	bench) echo gcc libc6-dev libiscsi-dev fio xfsprogs util-linux iproute2 ;;
 	peers) echo tgt ;;
 	*) echo "packages.sh: no set $1" >&2 && exit 2 ;;

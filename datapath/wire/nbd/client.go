@@ -59,11 +59,11 @@ func (o ClientOptions) withDefaults() ClientOptions {
 	return o
 }
 
-func (o ClientOptions) network() string {
+func (o ClientOptions) network() (network, address string) {
 	if strings.HasPrefix(o.Address, "unix:") {
-		return "unix"
+		return "unix", strings.TrimPrefix(o.Address, "unix:")
 	}
-	return "tcp"
+	return "tcp", o.Address
 }
 
 // ErrClosed is what calls get after Close.
@@ -116,19 +116,10 @@ func (c *Client) Connect(ctx context.Context) (size int64, flags Flags, err erro
 // acquire returns a set that works, opening one where there is none. All who wait share one dial.
 func (c *Client) acquire(ctx context.Context) (*connSet, error) {
 	for range maxDials {
-		c.mu.Lock()
-		switch {
-		case c.closed:
-			c.mu.Unlock()
-			return nil, ErrClosed
-		case c.set != nil && c.set.broken.Load() == nil:
-			defer c.mu.Unlock()
-			return c.set, nil
-		case c.dialing == nil:
-			c.startDial()
+		s, dialing, err := c.present()
+		if s != nil || err != nil {
+			return s, err
 		}
-		dialing := c.dialing
-		c.mu.Unlock()
 		select {
 		case <-dialing:
 		case <-ctx.Done():
@@ -139,6 +130,21 @@ func (c *Client) acquire(ctx context.Context) (*connSet, error) {
 		}
 	}
 	return nil, fmt.Errorf("nbd: %s accepts connections and drops them: %w", c.opts.Address, protocol.ErrUnreachable)
+}
+
+// present is the set that works, or what to wait for.
+func (c *Client) present() (s *connSet, dialing chan struct{}, err error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	switch {
+	case c.closed:
+		return nil, nil, ErrClosed
+	case c.set != nil && c.set.broken.Load() == nil:
+		return c.set, nil, nil
+	case c.dialing == nil:
+		c.startDial()
+	}
+	return nil, c.dialing, nil
 }
 
 func (c *Client) dialError() error {

@@ -224,7 +224,7 @@ func TestAbandonedWrite(t *testing.T) {
 		say("first")
 		return nil
 	}
-	m.before.Store((*func(context.Context, string) error)(&stubborn))
+	m.before.Store(&stubborn)
 	short, cancel := context.WithCancel(ctx)
 	failed := make(chan error, 1)
 	go func() { failed <- d.Write(short, call, pattern(4096, 1), 0, false) }()

@@ -2,6 +2,7 @@ package nbd
 
 import (
 	"fmt"
+	"runtime"
 	"time"
 )
 
@@ -26,6 +27,7 @@ func (c *clientConn) write() {
 		case <-c.ended:
 			return
 		}
+		runtime.Gosched() // callers that are about to call come first, so that one call sends all
 		for c.take(&b) {
 			_ = c.ses.raw.SetWriteDeadline(time.Now().Add(c.set.opts.CallTimeout))
 			if err := c.ses.link.send(b.pieces); err != nil {

@@ -24,7 +24,8 @@ type session struct {
 
 // dial connects to an export: TCP, TLS where configured, GO.
 func (o ClientOptions) dial(ctx context.Context, name string) (*session, error) {
-	raw, err := (&net.Dialer{KeepAlive: -1}).DialContext(ctx, o.network(), o.Address)
+	network, address := o.network()
+	raw, err := (&net.Dialer{KeepAlive: -1}).DialContext(ctx, network, address)
 	if err != nil {
 		return nil, fmt.Errorf("nbd: connect to %s: %w: %w", o.Address, protocol.ErrUnreachable, err)
 	}
@@ -75,7 +76,7 @@ func (r *refused) Unwrap() error { return refusalErrors[r.reply] }
 
 // handshake haggles; nothing is read ahead before it has ended.
 func (s *session) handshake(ctx context.Context, o ClientOptions, name string) error {
-	var c net.Conn = s.raw
+	c := s.raw
 	zeroes, err := greet(c)
 	if err != nil {
 		return err

@@ -106,15 +106,6 @@ type metaRequest struct {
 	queries []string
 }
 
-func (m metaRequest) append(b []byte) []byte {
-	b = appendString(b, m.name)
-	b = be.AppendUint32(b, uint32(len(m.queries)))
-	for _, q := range m.queries {
-		b = appendString(b, q)
-	}
-	return b
-}
-
 func parseMeta(p []byte) (m metaRequest, ok bool) {
 	if m.name, p, ok = cutString(p); !ok || len(p) < 4 {
 		return m, false

@@ -1,6 +1,7 @@
 package nbd
 
 import (
+	"runtime"
 	"sync"
 	"time"
 )
@@ -28,6 +29,9 @@ func (o *outbox) send(op *operation) {
 		return
 	}
 	o.sending = true
+	o.mu.Unlock()
+	runtime.Gosched() // those whose operations have ended too come first, so that one call sends all
+	o.mu.Lock()
 	for len(o.ready) > 0 {
 		o.batch, o.ready = o.ready, o.batch[:0]
 		failed := o.err != nil
