@@ -14,14 +14,15 @@ import (
 // serverConn is a connection to the server. Its own goroutine reads requests, workers execute them,
 // and whoever finishes one sends all replies that are ready.
 type serverConn struct {
-	srv    *Server
-	raw    net.Conn
-	ctx    context.Context // of its operations
-	cancel context.CancelFunc
-	idle   chan struct{} // closed when no operation runs any more, and none will
-	once   sync.Once
-	leave  func()      // the registry; may be nil
-	over   atomic.Bool // superseded, or the server stops: read nothing more
+	srv            *Server
+	raw            net.Conn
+	ctx            context.Context // of its operations
+	cancel         context.CancelFunc
+	idle           chan struct{} // closed when no operation runs any more, and none will
+	muted          chan struct{} // closed when everything is answered
+	once, muteOnce sync.Once
+	leave          func()      // the registry; may be nil
+	over           atomic.Bool // superseded, or the server stops: read nothing more
 
 	// Set by the handshake.
 	link       *link
@@ -41,7 +42,7 @@ type serverConn struct {
 
 func newServerConn(s *Server, c net.Conn) *serverConn {
 	n := s.opts.Limits.Window
-	sc := &serverConn{srv: s, raw: c, idle: make(chan struct{}), window: make(chan struct{}, n), work: make(chan *operation, n)}
+	sc := &serverConn{srv: s, raw: c, idle: make(chan struct{}), muted: make(chan struct{}), window: make(chan struct{}, n), work: make(chan *operation, n)}
 	sc.ctx, sc.cancel = context.WithCancel(s.ctx)
 	return sc
 }
@@ -74,6 +75,7 @@ func (c *serverConn) close() {
 	}
 	_ = c.raw.Close()
 	c.rest()
+	c.mute()
 	if c.leave != nil {
 		c.leave()
 	}
@@ -81,6 +83,9 @@ func (c *serverConn) close() {
 
 // rest says that no operation runs any more.
 func (c *serverConn) rest() { c.once.Do(func() { close(c.idle) }) }
+
+// mute says that nothing more will be answered.
+func (c *serverConn) mute() { c.muteOnce.Do(func() { close(c.muted) }) }
 
 // transmit serves requests until the client or an error ends it; then no operation runs any more.
 func (c *serverConn) transmit() error {
@@ -93,6 +98,13 @@ func (c *serverConn) transmit() error {
 	c.rest()
 	close(c.work)
 	c.workers.Wait()
+	c.mute()
+	if c.srv.isStopped() { // one connection's end ends its set, which may wait for answers on another
+		select {
+		case <-c.srv.quiet:
+		case <-c.ctx.Done():
+		}
+	}
 	return errors.Join(err, c.export.Close())
 }
 

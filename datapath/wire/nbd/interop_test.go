@@ -4,11 +4,14 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"flag"
 	"fmt"
+	"io"
 	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -195,5 +198,57 @@ func work(t *testing.T, c *nbd.Client) {
 	clear(want[1<<20 : 2<<20])
 	if !bytes.Equal(got, want) {
 		t.Fatal("read back another content")
+	}
+}
+
+var record = flag.Bool("record", false, "record sessions of real programs into testdata/sessions")
+
+// TestRecord makes the seeds of the fuzz targets anew.
+func TestRecord(t *testing.T) {
+	if !*record {
+		t.Skip("give -record")
+	}
+	m := newMemory(1 << 20)
+	copy(m.data[64<<10:], pattern(64<<10, 9))
+	s := serve(t, nbd.Options{Open: always(m), List: func(context.Context, nbd.Peer) []string { return []string{"v/1"} }})
+	for name, argv := range map[string][]string{
+		"nbdinfo": {"nbdinfo", "URI"}, "nbdinfo-list": {"nbdinfo", "--list", "URI"}, "nbdinfo-map": {"nbdinfo", "--map", "URI"},
+		"nbdcopy": {"nbdcopy", "--connections=1", "--request-size=65536", "URI", filepath.Join(t.TempDir(), "copy")},
+		"qemu-io": {"qemu-io", "-f", "raw", "-c", "write -P 1 0 4k", "-c", "write -f -P 2 4k 512", "-c", "read 0 8k", "-c", "write -z 0 4k", "-c", "discard 0 4k", "-c", "flush", "-c", "map", "-c", "read -P 3 0 512", "URI"},
+	} {
+		l, err := net.Listen("tcp", "127.0.0.1:0")
+		if err != nil {
+			t.Fatal(err)
+		}
+		var client, server bytes.Buffer
+		done := make(chan struct{})
+		go func() {
+			defer close(done)
+			a, err := l.Accept()
+			if err != nil {
+				return
+			}
+			b, err := net.Dial("tcp", s.addr)
+			if err != nil {
+				return
+			}
+			back := make(chan struct{})
+			go func() { io.Copy(io.MultiWriter(a, &server), b); a.Close(); close(back) }()
+			io.Copy(io.MultiWriter(b, &client), a)
+			b.Close()
+			<-back
+		}()
+		cmd := slices.Clone(argv)
+		for i := range cmd {
+			cmd[i] = strings.ReplaceAll(cmd[i], "URI", "nbd://"+l.Addr().String()+"/v/1")
+		}
+		c, cancel := context.WithTimeout(ctx, 3*time.Second)
+		exec.CommandContext(c, cmd[0], cmd[1:]...).Run() // some want a second connection, and do not get it
+		cancel()
+		l.Close()
+		<-done
+		os.MkdirAll("testdata/sessions", 0o755)
+		os.WriteFile("testdata/sessions/"+name+".client", client.Bytes(), 0o644)
+		os.WriteFile("testdata/sessions/"+name+".server", server.Bytes(), 0o644)
 	}
 }

@@ -83,6 +83,9 @@ type Server struct {
 	ctx    context.Context // of all connections; ended when Stop runs out of patience
 	cancel context.CancelFunc
 	wg     sync.WaitGroup // a connection each
+	quiet  chan struct{}  // closed when Stop has seen everything answered
+
+	quietOnce sync.Once
 
 	mu        sync.Mutex // guards what follows
 	stopped   bool
@@ -103,7 +106,7 @@ func NewServer(o Options) (*Server, error) {
 		o.TLS = forThroughput(o.TLS)
 	}
 	o.Limits = o.Limits.withDefaults()
-	s := &Server{opts: o, pool: newPool(o.Limits.Memory), listeners: map[net.Listener]struct{}{}, conns: map[*serverConn]struct{}{}}
+	s := &Server{opts: o, quiet: make(chan struct{}), pool: newPool(o.Limits.Memory), listeners: map[net.Listener]struct{}{}, conns: map[*serverConn]struct{}{}}
 	s.ctx, s.cancel = context.WithCancel(context.Background())
 	return s, nil
 }
@@ -213,12 +216,17 @@ func (s *Server) Connections() int {
 // Stop takes no more requests, waits until those under way have been answered, and closes. When ctx
 // ends first they are cancelled; Stop still waits for them, because they use Exports.
 func (s *Server) Stop(ctx context.Context) error {
-	for _, sc := range s.closing() {
+	conns := s.closing()
+	for _, sc := range conns {
 		sc.finish()
 	}
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
+		for _, sc := range conns {
+			<-sc.muted
+		}
+		s.quietOnce.Do(func() { close(s.quiet) })
 		s.wg.Wait()
 	}()
 	select {
