@@ -95,9 +95,9 @@ type method interface {
 	admit(ctx context.Context) error
 	fence(ctx context.Context, v Victim) (Proof, error)
 	check(ctx context.Context) error
-	paths(ctx context.Context, mounted bool) error
+	paths(ctx context.Context, idle bool) error
 	sweep(ctx context.Context, members []Node) ([]device.ReservationKey, error)
-	leave(ctx context.Context) error
+	leave(ctx context.Context, eject bool) error
 	describe() string
 }
 
@@ -107,5 +107,5 @@ type nothing struct{}
 func (nothing) admit(context.Context) error                                    { return nil }
 func (nothing) check(context.Context) error                                    { return nil }
 func (nothing) paths(context.Context, bool) error                              { return nil }
-func (nothing) leave(context.Context) error                                    { return nil }
+func (nothing) leave(context.Context, bool) error                              { return nil }
 func (nothing) sweep(context.Context, []Node) ([]device.ReservationKey, error) { return nil, nil }

@@ -77,7 +77,14 @@ func TestAdmitFenceCheck(t *testing.T) {
 	if _, err := a.Fence(t.Context(), Victim{Node: node(2)}); err != nil || !l.mayWrite("b") {
 		t.Fatal("fencing the old incarnation took the new one out:", err)
 	}
-	if err := b.Leave(t.Context()); err != nil || l.mayWrite("b") {
+	all.evicted.Store(2)
+	if _, err := a.Fence(t.Context(), Victim{Node: again}); err != nil {
+		t.Fatal(err)
+	}
+	if err := a.Leave(t.Context()); err != nil || l.mayWrite("b") {
+		t.Fatal("the last one to leave let the fenced one in:", err)
+	}
+	if err := errors.Join(a.Admit(t.Context()), a.Eject(t.Context())); err != nil || l.kind != 0 {
 		t.Fatal(err)
 	}
 }
@@ -182,7 +189,7 @@ func TestForeignReservation(t *testing.T) {
 	}
 }
 
-// A path that lost its registration is registered only while nothing is mounted.
+// A path that lost its registration is registered only while the node is idle.
 func TestPaths(t *testing.T) {
 	l := newLUN()
 	p := &twoPaths{initiator{lun: l, name: "a"}, initiator{lun: l, name: "a2"}}
@@ -190,22 +197,22 @@ func TestPaths(t *testing.T) {
 	if err := f.Admit(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	if err := f.Paths(t.Context(), true); err != nil {
+	if err := f.Paths(t.Context(), false); err != nil {
 		t.Fatal(err)
 	}
 	l.mu.Lock()
 	delete(l.keys, "a2") // the target's port forgot it
 	l.mu.Unlock()
-	if err := f.Paths(t.Context(), true); !errors.Is(err, ErrPathUnregistered) || l.mayWrite("a2") {
+	if err := f.Paths(t.Context(), false); !errors.Is(err, ErrPathUnregistered) || l.mayWrite("a2") {
 		t.Fatal(err)
 	}
-	if err := f.Paths(t.Context(), false); err != nil || !l.mayWrite("a2") {
+	if err := f.Paths(t.Context(), true); err != nil || !l.mayWrite("a2") {
 		t.Fatal(err)
 	}
 	l.mu.Lock()
 	clear(l.keys)
 	l.mu.Unlock()
-	if err := f.Paths(t.Context(), false); !errors.Is(err, ErrFenced) || l.mayWrite("a") || l.mayWrite("a2") {
+	if err := f.Paths(t.Context(), true); !errors.Is(err, ErrFenced) || l.mayWrite("a") || l.mayWrite("a2") {
 		t.Fatal(err)
 	}
 }

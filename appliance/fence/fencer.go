@@ -140,11 +140,12 @@ func (f *Fencer) Fence(ctx context.Context, v Victim) (Proof, error) {
 // then. ErrFenced: it is gone; the caller stops all I/O and shuts its mounts down at once.
 func (f *Fencer) Check(ctx context.Context) error { return f.wrap("check", f.method.check(ctx)) }
 
-// Paths registers what came since: at each change of the device's paths. While this node has the volume
-// mounted a path that has lost its registration stays out, since a node that is fenced at that very moment
-// would open itself a way back: ErrPathUnregistered asks the caller to hand the volume over first.
-func (f *Fencer) Paths(ctx context.Context, mounted bool) error {
-	return f.wrap("register paths", f.method.paths(ctx, mounted))
+// Paths looks at the device's paths, at each change of them. A path that has no registration gets one only
+// when this node is idle: nothing mounted, no direct I/O under way or queued. A node that is fenced at that
+// very moment would else open its queued writes a way back. Otherwise ErrPathUnregistered asks the caller to
+// hand the volume over or suspend I/O, and to call again.
+func (f *Fencer) Paths(ctx context.Context, idle bool) error {
+	return f.wrap("register paths", f.method.paths(ctx, idle))
 }
 
 // Sweep is for the coordinator: it takes out every key of this cluster that is none of members', and returns
@@ -154,8 +155,18 @@ func (f *Fencer) Sweep(ctx context.Context, members []Node) ([]device.Reservatio
 	return gone, f.wrap("sweep", err)
 }
 
-// Leave gives this node's right to write up, when all its I/O has ended.
-func (f *Fencer) Leave(ctx context.Context) error { return f.wrap("leave", f.method.leave(ctx)) }
+// Leave gives this node's right to write up, when all its I/O has ended. Its key stays on the LUN until a
+// coordinator sweeps it out: with the last key the reservation would go, and with that what holds off nodes that were
+// fenced and only seem dead.
+func (f *Fencer) Leave(ctx context.Context) error {
+	return f.wrap("leave", f.method.leave(ctx, false))
+}
+
+// Eject is Leave for a volume that the cluster gives up: each node takes its key away, and with the last one the
+// reservation goes.
+func (f *Fencer) Eject(ctx context.Context) error {
+	return f.wrap("eject", f.method.leave(ctx, true))
+}
 
 func (f *Fencer) wrap(what string, err error) error {
 	if err == nil {

@@ -141,13 +141,8 @@ func (r *reservations) step(ctx context.Context, m *membership) error {
 		}
 		return err
 	case actUnregister:
-		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), cleanup)
-		defer cancel()
-		_, err := r.lun.Unregister(ctx, r.own)
+		err := r.withdraw(ctx)
 		m.done(err)
-		if errors.Is(err, device.ErrReservationConflict) {
-			return nil // there was none
-		}
 		return err
 	}
 	s, err := r.look(ctx)
@@ -252,7 +247,7 @@ func (r *reservations) check(ctx context.Context) error {
 }
 
 // paths confirms each path's registration by registering its own key over it, which an unregistered path refuses.
-func (r *reservations) paths(ctx context.Context, mounted bool) error {
+func (r *reservations) paths(ctx context.Context, idle bool) error {
 	if _, err := r.lun.Rescan(); err != nil {
 		r.log.Warn("a path does not open", "error", err)
 	}
@@ -269,8 +264,8 @@ func (r *reservations) paths(ctx context.Context, mounted bool) error {
 	if len(bare) == 0 {
 		return nil
 	}
-	if mounted {
-		return fmt.Errorf("%w: %s: hand the volume over, then it can be registered", ErrPathUnregistered, strings.Join(bare, ", "))
+	if !idle {
+		return fmt.Errorf("%w: %s: hand the volume over or suspend its I/O, then it can be registered", ErrPathUnregistered, strings.Join(bare, ", "))
 	}
 	return r.registerMore(ctx, bare)
 }
@@ -293,11 +288,8 @@ func (r *reservations) registerMore(ctx context.Context, bare []string) error {
 	failed, _ := r.lun.Register(ctx, 0, r.own) // paths that are registered refuse it
 	admitted, err := r.admission.Admitted(ctx, r.self)
 	if err != nil || !admitted {
-		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), cleanup)
-		defer cancel()
-		_, gone := r.lun.Unregister(ctx, r.own)
 		r.state = actLost
-		return errors.Join(ErrFenced, err, gone)
+		return errors.Join(ErrFenced, err, r.withdraw(ctx))
 	}
 	var left error
 	for _, name := range bare {
@@ -337,19 +329,42 @@ func (r *reservations) sweep(ctx context.Context, members []Node) ([]device.Rese
 	return gone, r.foreign(s.keys)
 }
 
-func (r *reservations) leave(ctx context.Context) error {
+// leave keeps the key on the LUN, for the coordinator's next sweep to take: only a node whose own key stays ever
+// takes a key away. The reservation goes with its last registrant, and then a fenced node that was only stopped
+// could write again.
+func (r *reservations) leave(ctx context.Context, eject bool) error {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if r.state != actIn {
 		return nil
 	}
-	_, err := r.lun.Unregister(ctx, r.own)
-	if errors.Is(err, device.ErrReservationConflict) {
-		r.state = actLost
-		return ErrFenced
+	if eject {
+		_, err := r.lun.Unregister(ctx, r.own)
+		if errors.Is(err, device.ErrReservationConflict) {
+			r.state = actLost
+			return ErrFenced
+		}
+		if err != nil {
+			return err
+		}
 	}
-	if err == nil {
-		r.state = actRefused
+	r.state = actRefused
+	return nil
+}
+
+// withdraw takes this node's key away again, unless it is the last one, which keeps the reservation.
+func (r *reservations) withdraw(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), cleanup)
+	defer cancel()
+	keys, err := r.lun.ReadKeys(ctx)
+	if err != nil {
+		return fmt.Errorf("READ KEYS: %w", err)
+	}
+	if !slices.ContainsFunc(keys.Keys, func(k device.ReservationKey) bool { return k != r.own }) {
+		return nil
+	}
+	if _, err = r.lun.Unregister(ctx, r.own); errors.Is(err, device.ErrReservationConflict) {
+		return nil // there was none
 	}
 	return err
 }
