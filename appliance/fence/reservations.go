@@ -352,15 +352,16 @@ func (r *reservations) leave(ctx context.Context, eject bool) error {
 	return nil
 }
 
-// withdraw takes this node's key away again, unless it is the last one, which keeps the reservation.
+// withdraw takes this node's key away again, unless it is the last one and keeps the reservation.
 func (r *reservations) withdraw(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), cleanup)
 	defer cancel()
-	keys, err := r.lun.ReadKeys(ctx)
+	s, err := r.look(ctx)
 	if err != nil {
-		return fmt.Errorf("READ KEYS: %w", err)
+		return err
 	}
-	if !slices.ContainsFunc(keys.Keys, func(k device.ReservationKey) bool { return k != r.own }) {
+	others := slices.ContainsFunc(s.keys.Keys, func(k device.ReservationKey) bool { return k != r.own })
+	if s.held.Type == kind && !others {
 		return nil
 	}
 	if _, err = r.lun.Unregister(ctx, r.own); errors.Is(err, device.ErrReservationConflict) {

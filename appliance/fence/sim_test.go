@@ -263,7 +263,8 @@ func (w *world) reregister(n *simNode) {
 
 // withdraw is reservations.withdraw.
 func (w *world) withdraw(n *simNode) error {
-	if s := w.lun.read(); !slices.ContainsFunc(s.keys.Keys, func(k device.ReservationKey) bool { return k != key(n) }) {
+	s := w.lun.read()
+	if s.held.Type == kind && !slices.ContainsFunc(s.keys.Keys, func(k device.ReservationKey) bool { return k != key(n) }) {
 		return nil
 	}
 	return w.lun.register(n.name, key(n), 0, false)
