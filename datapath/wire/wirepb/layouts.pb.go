@@ -178,6 +178,7 @@ type Hello struct {
 	Incarnation uint64                 `protobuf:"varint,4,opt,name=incarnation,proto3" json:"incarnation,omitempty"` // greater with each start of the node's process
 	// Holders are those that the node has attached or is attaching; it holds nothing by any other.
 	Holders       []uint32 `protobuf:"varint,5,rep,packed,name=holders,proto3" json:"holders,omitempty"`
+	Session       uint64   `protobuf:"varint,6,opt,name=session,proto3" json:"session,omitempty"` // that the node knows from a Welcome, or 0; numbers received are of that one
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -245,6 +246,13 @@ func (x *Hello) GetHolders() []uint32 {
 		return x.Holders
 	}
 	return nil
+}
+
+func (x *Hello) GetSession() uint64 {
+	if x != nil {
+		return x.Session
+	}
+	return 0
 }
 
 // Ping is answered by an empty ToNode.
@@ -455,6 +463,7 @@ func (*ToNode_Grant) isToNode_Body() {}
 type Welcome struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Turn          uint64                 `protobuf:"varint,1,opt,name=turn,proto3" json:"turn,omitempty"`
+	Session       uint64                 `protobuf:"varint,2,opt,name=session,proto3" json:"session,omitempty"` // random; another than before: what was attached is not any more
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -492,6 +501,13 @@ func (*Welcome) Descriptor() ([]byte, []int) {
 func (x *Welcome) GetTurn() uint64 {
 	if x != nil {
 		return x.Turn
+	}
+	return 0
+}
+
+func (x *Welcome) GetSession() uint64 {
+	if x != nil {
+		return x.Session
 	}
 	return 0
 }
@@ -2026,13 +2042,14 @@ const file_layouts_proto_rawDesc = "" +
 	"\x05hello\x18\x02 \x01(\v2\x14.lunar.wire.v1.HelloH\x00R\x05hello\x125\n" +
 	"\breturned\x18\x03 \x01(\v2\x17.lunar.wire.v1.ReturnedH\x00R\breturned\x12)\n" +
 	"\x04ping\x18\x04 \x01(\v2\x13.lunar.wire.v1.PingH\x00R\x04pingB\x06\n" +
-	"\x04body\"\x85\x01\n" +
+	"\x04body\"\x9f\x01\n" +
 	"\x05Hello\x12\x16\n" +
 	"\x06volume\x18\x01 \x01(\tR\x06volume\x12\x14\n" +
 	"\x05epoch\x18\x02 \x01(\x04R\x05epoch\x12\x12\n" +
 	"\x04node\x18\x03 \x01(\tR\x04node\x12 \n" +
 	"\vincarnation\x18\x04 \x01(\x04R\vincarnation\x12\x18\n" +
-	"\aholders\x18\x05 \x03(\rR\aholders\"\x06\n" +
+	"\aholders\x18\x05 \x03(\rR\aholders\x12\x18\n" +
+	"\asession\x18\x06 \x01(\x04R\asession\"\x06\n" +
 	"\x04Ping\"l\n" +
 	"\bReturned\x12\x16\n" +
 	"\x06holder\x18\x01 \x01(\rR\x06holder\x12\x16\n" +
@@ -2043,9 +2060,10 @@ const file_layouts_proto_rawDesc = "" +
 	"\awelcome\x18\x02 \x01(\v2\x16.lunar.wire.v1.WelcomeH\x00R\awelcome\x12/\n" +
 	"\x06recall\x18\x03 \x01(\v2\x15.lunar.wire.v1.RecallH\x00R\x06recall\x12,\n" +
 	"\x05grant\x18\x04 \x01(\v2\x14.lunar.wire.v1.GrantH\x00R\x05grantB\x06\n" +
-	"\x04body\"\x1d\n" +
+	"\x04body\"7\n" +
 	"\aWelcome\x12\x12\n" +
-	"\x04turn\x18\x01 \x01(\x04R\x04turn\"+\n" +
+	"\x04turn\x18\x01 \x01(\x04R\x04turn\x12\x18\n" +
+	"\asession\x18\x02 \x01(\x04R\asession\"+\n" +
 	"\x05Range\x12\x10\n" +
 	"\x03off\x18\x01 \x01(\x03R\x03off\x12\x10\n" +
 	"\x03len\x18\x02 \x01(\x03R\x03len\"\xb1\x01\n" +
