@@ -17,7 +17,7 @@ PEER     := -tags giouring -ldflags=-checklinkname=0
 # TMPDIR is ours alone, so that what is left behind can be told from what others do here.
 SCRATCH   = scratch=$$(mktemp -d /tmp/lunar.XXXXXX) && trap 'rm -rf $$scratch' EXIT && export TMPDIR=$$scratch
 
-.PHONY: help build run test bench bench-growth conformance guest-test generated format vet lint race peer e2e fuzz clean
+.PHONY: help build run test bench bench-growth conformance guest-test fence-test generated format vet lint race peer e2e fuzz clean
 
 help: ## list the targets
 	@sed -nE 's/^([a-z0-9-]+):.*## (.*)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 22
@@ -94,6 +94,13 @@ bench-growth: build ## the target with 1, 100 and 1,000 LUNs and sessions: IOPS,
 guest-test: build ## a Linux guest booted from a LUN, and its commands against LIO and Lunar
 	@$(PACKAGES) client peers
 	$(GO) run ./appliance/e2e/guest/run -bin $(BIN) -page appliance/docs/guests.md
+
+fence-test: build ## fencing: the guard over 50 deaths, and a LUN of LIO in a guest under hostile writes
+	@$(PACKAGES) client
+	@$(SCRATCH); LUNAR_FENCE_RUNS=50 $(GO) test -count=1 -v -run 'TestStoppedCoordinator|TestDeathToShutdown' ./appliance/fence; \
+	TMPDIR= appliance/e2e/leftovers.sh $$scratch
+	CGO_ENABLED=0 $(GO) build -trimpath -o $(BIN)/ ./appliance/e2e/guest/fenceprobe
+	$(GO) run ./appliance/e2e/guest/fencetest -bin $(BIN) -targets LIO
 
 clean: ## remove build/
 	rm -rf build

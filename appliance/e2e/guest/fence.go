@@ -61,7 +61,8 @@ func (s Scenario) carry(program string) (name string, size int, err error) {
 	}
 	name = s.Lab.Path("program.raw")
 	const sector = 512
-	padded := append(b, make([]byte, (sector-len(b)%sector)%sector)...)
+	padded := make([]byte, (len(b)+sector-1)/sector*sector)
+	copy(padded, b)
 	if err := os.WriteFile(name, padded, 0o600); err != nil {
 		return "", 0, fmt.Errorf("disk of %d bytes: %w", len(b), err)
 	}

@@ -139,7 +139,7 @@ func start(o Options) (g *Guard, err error) {
 }
 
 func (o Options) command(files ...*os.File) *exec.Cmd {
-	cmd := exec.Command("/proc/self/exe", Argument) //nolint:contextcheck,noctx // it outlives every context: that is its purpose
+	cmd := exec.Command("/proc/self/exe", Argument)
 	cmd.Args[0] = os.Args[0]
 	cmd.Env = append(os.Environ(), marker+"=1", markerWatchdog+"="+o.Watchdog,
 		markerTimeout+"="+strconv.Itoa(int(o.WatchdogTimeout/time.Second)))

@@ -48,7 +48,8 @@ func during(device string, do func() error) (c counts, err error) {
 	}
 	err = do()
 	_ = in.Close() // the order to stop
-	return c, errors.Join(err, json.NewDecoder(out).Decode(&c), cmd.Wait())
+	err = errors.Join(err, json.NewDecoder(out).Decode(&c), cmd.Wait())
+	return c, err
 }
 
 // hostile writes until its standard input ends, whatever the device says.
