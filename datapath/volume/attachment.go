@@ -201,6 +201,7 @@ func (im *Image) arrived() {
 // The view is not to be relied on any more: its ranges may be changed without a recall.
 func (im *Image) stray(ctx context.Context) error {
 	im.pause()
+	im.v.keep.soon()
 	return im.drain(ctx, protocol.Everywhere, direct)
 }
 

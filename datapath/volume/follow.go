@@ -207,18 +207,18 @@ func (v *Volume) Resume(why Reason) {
 	if before&why != 0 {
 		v.opts.Log.Info("volume resumed", "volume", v.opts.Name, "reasons", (before &^ why).String(), "were", before.String())
 	}
-	v.keep.kick()
+	v.keep.soon()
 }
 
 // reattach tries to attach the images that are astray. It runs on a worker.
-func (v *Volume) reattach() {
+func (v *Volume) reattach(ctx context.Context) {
 	t := v.term.Load()
 	if t.c == nil || v.pausing.Load() != 0 {
 		return
 	}
 	astray := v.astray()
 	eachOf(len(astray), func(i int) {
-		ctx, cancel := context.WithTimeout(context.Background(), attachLimit)
+		ctx, cancel := context.WithTimeout(ctx, attachLimit)
 		defer cancel()
 		im := astray[i]
 		if err := im.attach(ctx, t); isGone(err) && !t.over() {

@@ -1,6 +1,7 @@
 package volume
 
 import (
+	"context"
 	"sync/atomic"
 	"time"
 
@@ -45,10 +46,11 @@ type probed struct {
 // look is how often the keeper looks for I/O that has waited too long.
 const look = 250 * time.Millisecond
 
-func startKeeper(v *Volume, size int64) *keeper {
+// startKeeper begins its work; ctx does not end.
+func startKeeper(ctx context.Context, v *Volume, size int64) *keeper {
 	k := &keeper{v: v, size: size, began: time.Now(), suspects: make(chan failure, 1), probes: make(chan probed, 1),
 		fences: make(chan error, 1), waiting: make(chan struct{}, 1), quit: make(chan struct{}), ended: make(chan struct{})}
-	go k.run()
+	go k.run(ctx)
 	return k
 }
 
@@ -63,11 +65,8 @@ func (k *keeper) suspect(f failure) { offer(k.suspects, f) }
 // fencedBy has Options.Fenced called. It never blocks.
 func (k *keeper) fencedBy(err error) { offer(k.fences, err) }
 
-// soon has what waits for a coordinator tried again. It never blocks.
+// soon has what waits for a coordinator tried again, images that are astray too. It never blocks.
 func (k *keeper) soon() { offer(k.waiting, struct{}{}) }
-
-// kick has images that are astray attached.
-func (k *keeper) kick() { k.soon() }
 
 // offer hands x over unless something waits there already.
 func offer[T any](to chan T, x T) {
@@ -77,7 +76,7 @@ func offer[T any](to chan T, x T) {
 	}
 }
 
-func (k *keeper) run() {
+func (k *keeper) run(ctx context.Context) {
 	defer close(k.ended)
 	parked, probe, retry := time.NewTicker(look), time.NewTicker(k.v.opts.Probe), time.NewTimer(tryAgain)
 	defer parked.Stop()
@@ -106,7 +105,7 @@ func (k *keeper) run() {
 		case <-k.waiting:
 			retry.Reset(tryAgain)
 		case now := <-retry.C:
-			if k.tryAgain(now) {
+			if k.tryAgain(ctx, now) {
 				retry.Reset(tryAgain)
 			}
 		}
@@ -114,13 +113,13 @@ func (k *keeper) run() {
 }
 
 // tryAgain tries what waits for a coordinator, and tells whether something still does.
-func (k *keeper) tryAgain(now time.Time) (more bool) {
+func (k *keeper) tryAgain(ctx context.Context, now time.Time) (more bool) {
 	left := k.v.retryStranded(now)
 	astray := len(k.v.astray()) > 0
 	if astray && k.v.pausing.Load() == 0 && k.busy.CompareAndSwap(false, true) {
 		k.v.work.run(func() {
 			defer k.busy.Store(false)
-			k.v.reattach()
+			k.v.reattach(ctx)
 		})
 	}
 	return left > 0 || astray && k.v.pausing.Load() == 0

@@ -154,7 +154,7 @@ func TestWhatErrorsMean(t *testing.T) {
 		if got := v.judge(err); got != want {
 			t.Errorf("%v: verdict %d, want %d", err, got, want)
 		}
-		if fenced := v.pausing.Load() != 0; fenced != (err == unix.EBADE) {
+		if fenced := v.pausing.Load() != 0; fenced != errors.Is(err, unix.EBADE) {
 			t.Errorf("%v: fenced %v", err, fenced)
 		}
 	}

@@ -63,7 +63,7 @@ func Open(ctx context.Context, o Options) (*Volume, error) {
 		images:   map[protocol.ImageID]*Image{},
 	}
 	v.term.Store(newTerm(nil, 0))
-	v.keep = startKeeper(v, size)
+	v.keep = startKeeper(context.WithoutCancel(ctx), v, size)
 	if o.Coordinator == nil {
 		return v, nil
 	}
