@@ -9,3 +9,6 @@ func DenyDiscardCommand() (undo func()) {
 	codes[Discard].prep = func(_ *Ring, op *Op, e *sys.SQE) { e.Fallocate(op.File.index, 1<<30, op.Offset, op.Length) }
 	return func() { codes[Discard].prep = old }
 }
+
+// Built is the number of requests that are built and not yet handed to the kernel.
+func Built(r *Ring) int { return r.sys.Pending() }

@@ -33,6 +33,7 @@ type Ring struct {
 	slots    []slot
 	free     []uint32
 	inKernel int // operations with a slot, held ones included
+	fresh    int // of these, started since the last enter
 	heldOps  int
 	sockets  map[*Socket]struct{}
 	queue    opList // behind Options.InFlight
@@ -175,8 +176,20 @@ func (r *Ring) step() bool {
 func (r *Ring) dispatch() {
 	for i := 0; i < len(r.ready); i++ { // grows if sqe reaps
 		r.complete(r.ready[i])
+		if r.starves(len(r.ready) - i - 1) {
+			r.submit(false)
+		}
 	}
 	r.ready = r.ready[:0]
+}
+
+// earlySubmit is how many new operations are worth an enter of their own while completions wait to be handled.
+const earlySubmit = 4
+
+// starves says that the devices have no more to do than what this batch has built for them so far, while left
+// completions are still to be handled: they would run dry until the end of the batch.
+func (r *Ring) starves(left int) bool {
+	return left > 0 && r.fresh >= earlySubmit && r.fresh >= r.inKernel-r.fresh-left
 }
 
 // runLater calls what became due without a completion of the kernel: Done of operations that failed early, closed
@@ -205,6 +218,7 @@ func (r *Ring) enter() {
 		r.submit(true)
 		return
 	}
+	r.fresh = 0
 	e := r.sys.Wait(r.sleepLimit(), !r.keeps || r.quiet >= maxQuiet)
 	r.mail.awake()
 	if e == unix.EINTR {
@@ -236,7 +250,10 @@ func (r *Ring) spin() bool {
 }
 
 // submit hands SQEs over without waiting.
-func (r *Ring) submit(events bool) { r.check(r.sys.Submit(events)) }
+func (r *Ring) submit(events bool) {
+	r.fresh = 0
+	r.check(r.sys.Submit(events))
+}
 
 // check judges the result of an enter. Everything but a programming error is cured by reaping
 // and entering again.

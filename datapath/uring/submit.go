@@ -102,6 +102,7 @@ func (r *Ring) refusal(op *Op) error {
 func (r *Ring) start(op *Op) {
 	op.slot = r.acquire(op)
 	r.inKernel++
+	r.fresh++
 	op.state = inKernel
 	if op.skipCmd {
 		r.discardByIoctl(op)
