@@ -49,7 +49,7 @@ func (h *holder) layout() *layout.Layout {
 }
 
 // serveDevice formats a device, makes one image, all written, and serves it until ctx ends.
-func serveDevice(ctx context.Context, path, address, keys, profile string) error {
+func serveDevice(ctx context.Context, path, address, keys, profile string, engine bool) error {
 	if profile != "" {
 		f, err := os.Create(profile)
 		if err != nil {
@@ -88,7 +88,12 @@ func serveDevice(ctx context.Context, path, address, keys, profile string) error
 	if h.view, err = protocol.NewView(grant); err != nil {
 		return err
 	}
-	image := &nbd.Image{To: c, Call: grant.Call, Layout: h.layout, About: nbd.Info{Block: 512}}
+	to, end, err := redirector(c, dev, h.layout, engine, log) //nolint:contextcheck // it ends with the process
+	if err != nil {
+		return err
+	}
+	defer end() //nolint:errcheck // at the end
+	image := &nbd.Image{To: to, Call: grant.Call, Layout: h.layout, About: nbd.Info{Block: 512}}
 	return serveImage(ctx, image, address, keys, log)
 }
 

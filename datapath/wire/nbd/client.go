@@ -116,7 +116,7 @@ func (c *Client) Connect(ctx context.Context) (size int64, flags Flags, err erro
 // acquire returns a set that works, opening one where there is none. All who wait share one dial.
 func (c *Client) acquire(ctx context.Context) (*connSet, error) {
 	for range maxDials {
-		s, dialing, err := c.present()
+		s, dialing, err := c.present() //nolint:contextcheck // the dial is for all who wait, not for this call
 		if s != nil || err != nil {
 			return s, err
 		}
