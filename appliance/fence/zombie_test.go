@@ -367,3 +367,35 @@ func (z *zombie) shutDownAt(t *testing.T) time.Duration {
 		}
 	}
 }
+
+// The guard's descriptor keeps a mount alive until it is taken back, and the guard does not leave a mount alone.
+func TestGuardHoldsMounts(t *testing.T) {
+	a, _ := lab(t)
+	root, err := mount(a.Path, "xfs")
+	if err != nil {
+		t.Fatal(err)
+	}
+	g, err := guard.Start(t.Context(), guard.Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := g.Add("Volume1", root); err != nil {
+		t.Fatal(err)
+	}
+	for _, err := range []error{g.Add("Volume1", root), g.Close()} {
+		if !errors.Is(err, guard.ErrRefused) {
+			t.Error(err)
+		}
+	}
+	root.Close()
+	if _, err := unix.Open(a.Path, unix.O_RDONLY|unix.O_EXCL|unix.O_CLOEXEC, 0); !errors.Is(err, unix.EBUSY) {
+		t.Error("the guard holds nothing:", err)
+	}
+	if err := g.Remove("Volume1"); err != nil {
+		t.Fatal(err)
+	}
+	unmounted(t, a.Path)
+	if err := g.Close(); err != nil {
+		t.Fatal(err)
+	}
+}
