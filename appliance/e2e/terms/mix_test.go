@@ -18,7 +18,7 @@ import (
 
 var (
 	mixSeed = flag.Uint64("mixseed", 1, "seed of TestMix")
-	mixFor  = flag.Duration("mixfor", 4*time.Second, "how long TestMix goes on")
+	mixFor  = flag.Duration("mixfor", 3*time.Second, "how long TestMix goes on")
 )
 
 // faultyLane lets direct I/O go wrong below the engine.

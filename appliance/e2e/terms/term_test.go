@@ -55,7 +55,7 @@ func TestAcknowledgedIsThereInTheNextTerm(t *testing.T) {
 
 // TestNothingNeedsACoordinatorAtOnce opens a volume without one: what is asked waits for it.
 func TestNothingNeedsACoordinatorAtOnce(t *testing.T) {
-	s := newSAN(t, 2, coordinator.XFS, func(n *node) { n.options.Redirected = 3 * time.Second })
+	s := newSAN(t, 2, coordinator.XFS, func(n *node) { n.options.Redirected = time.Second })
 	created := make(chan error, 1)
 	go func() { created <- s.nodes[0].vol.Create(ctx, "a", protocol.CreateOptions{Size: mib}) }()
 	short, cancel := context.WithTimeout(ctx, 50*time.Millisecond)
@@ -82,7 +82,7 @@ func TestNothingNeedsACoordinatorAtOnce(t *testing.T) {
 	began := time.Now()
 	err := s.nodes[0].vol.Create(ctx, "b", protocol.CreateOptions{Size: mib})
 	werr := s.nodes[1].write(ims[1], make([]byte, 512), mib-512)
-	if took := time.Since(began); !errors.Is(err, volume.ErrWaited) || werr != nil && !errors.Is(werr, volume.ErrWaited) || took > 7*time.Second {
+	if took := time.Since(began); !errors.Is(err, volume.ErrWaited) || werr != nil && !errors.Is(werr, volume.ErrWaited) || took > 5*time.Second {
 		t.Fatalf("%v, %v after %v", err, werr, took)
 	}
 	if err := s.nodes[0].vol.Follow(ctx, staleCoordinator{}); !errors.Is(err, protocol.ErrStale) {
