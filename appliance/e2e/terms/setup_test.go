@@ -8,6 +8,7 @@ import (
 	"math/rand/v2"
 	"os"
 	"path/filepath"
+	"runtime"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -28,7 +29,10 @@ const mib = 1 << 20
 
 var ctx = context.Background()
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+func TestMain(m *testing.M) {
+	runtime.GOMAXPROCS(8) // each node's ring keeps a P while it waits, as if it was alone in the process
+	goleak.VerifyTestMain(m)
+}
 
 // san is the LUN, the nodes that share it, and who is its coordinator.
 type san struct {
