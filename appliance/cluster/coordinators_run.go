@@ -59,7 +59,7 @@ func (c *Coordinators) Run(ctx context.Context, d Duties) error {
 	go func() { watched <- c.Watch(ctx, r.deliver) }()
 	err := r.loop(ctx, watched)
 	cancel()
-	r.drain()
+	r.drain() //nolint:contextcheck // its context has ended
 	return err
 }
 
@@ -94,7 +94,7 @@ func (r *runner) loop(ctx context.Context, watched chan error) error {
 		case view = <-r.latest:
 			r.duties.Changed(view)
 		case done := <-r.finished:
-			r.finish(done)
+			r.finish(ctx, done)
 		case <-r.wake:
 		case <-lost:
 		case <-timer.C:
@@ -197,7 +197,7 @@ func (r *runner) campaign(ctx context.Context, volume string) {
 	})
 }
 
-func (r *runner) finish(done campaign) {
+func (r *runner) finish(ctx context.Context, done campaign) {
 	delete(r.busy, done.volume)
 	now := time.Duration(Boottime())
 	switch {
@@ -207,7 +207,7 @@ func (r *runner) finish(done campaign) {
 		r.duties.Won(done.term)
 	case errors.Is(done.err, ErrInUse), errors.Is(done.err, ErrSessionLost), errors.Is(done.err, ErrUnavailable):
 		r.elector.pause(done.volume, now)
-		r.c.log.LogAttrs(context.Background(), slog.LevelDebug, "coordinators: campaign", slog.String("volume", done.volume), slog.Any("reason", done.err))
+		r.c.log.LogAttrs(ctx, slog.LevelDebug, "coordinators: campaign", slog.String("volume", done.volume), slog.Any("reason", done.err))
 	default:
 		r.elector.failed(done.volume, now)
 		r.c.log.Warn("coordinators: campaign", "volume", done.volume, "reason", done.err)

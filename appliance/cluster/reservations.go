@@ -132,7 +132,7 @@ func (w *reservationWatch) follow(ctx context.Context, revision int64) error {
 	defer cancel()
 	for resp := range w.db.client.Watch(ctx, reserveKeys, clientv3.WithPrefix(), clientv3.WithRev(revision+1)) {
 		if resp.Err() != nil {
-			return nil //nolint:nilerr // begun anew from a full read
+			return nil // begun anew from a full read
 		}
 		for _, e := range resp.Events {
 			if err := w.tell(e.Kv, e.Type == mvccpb.Event_DELETE); err != nil {

@@ -33,7 +33,8 @@ var ErrSessionLost = errors.New("the node's session with the cluster is lost")
 type Presence struct {
 	Node        string          `json:"node"`
 	Address     string          `json:"address"`
-	Incarnation uint64          `json:"incarnation"` // rises with every session of the node
+	Portals     []string        `json:"portals,omitempty"` // host:port where its targets are reached
+	Incarnation uint64          `json:"incarnation"`       // rises with every session of the node
 	TTL         time.Duration   `json:"ttl"`
 	Paths       map[string]bool `json:"paths,omitempty"` // volume ID → its LUN is reached; missing: unknown here
 	Draining    bool            `json:"-"`               // by order, see Coordinators.Drain
@@ -45,6 +46,7 @@ type Presence struct {
 // goroutine or from StartSession, and must not block: renewals wait for them.
 type SessionOptions struct {
 	Address string        // where the other nodes reach this one
+	Portals []string      // host:port where initiators reach its targets
 	TTL     time.Duration // whole seconds from MinTTL; 0: DefaultTTL
 	Log     *slog.Logger
 
@@ -197,7 +199,7 @@ func (s *Session) run(ctx context.Context) {
 		err := s.keep(ctx, l)
 		s.lose(l, err)
 		if ctx.Err() != nil {
-			s.leave(l)
+			s.leave(l) //nolint:contextcheck // its context has ended
 			return
 		}
 		if err := s.establish(ctx, l); err != nil {
@@ -279,7 +281,7 @@ func (s *Session) renew(ctx context.Context, l *life) (time.Duration, error) {
 		return 0, fmt.Errorf("%w: its lease was ended by another node, or ran out", ErrSessionLost)
 	}
 	if err != nil {
-		return min(renewPause, left), nil //nolint:nilerr // a try failed; the deadline decides
+		return min(renewPause, left), nil // the deadline decides
 	}
 	s.confirm(sent, min(l.ttl, time.Duration(resp.TTL)*time.Second))
 	return l.ttl / renewsPerTTL, nil
@@ -327,7 +329,7 @@ func (s *Session) publish(ctx context.Context, l *life) error {
 		s.mu.Lock()
 		s.dirty = true
 		s.mu.Unlock()
-		return nil //nolint:nilerr // tried again after the next renewal
+		return nil // tried again after the next renewal
 	}
 	if !ok {
 		return fmt.Errorf("%w: another node ended it", ErrSessionLost)
@@ -337,7 +339,7 @@ func (s *Session) publish(ctx context.Context, l *life) error {
 
 // presence needs s.mu.
 func (s *Session) presence(l *life) Presence {
-	return Presence{Node: s.db.node, Address: s.options.Address, Incarnation: l.incarnation, TTL: l.ttl, Paths: s.paths}
+	return Presence{Node: s.db.node, Address: s.options.Address, Portals: s.options.Portals, Incarnation: l.incarnation, TTL: l.ttl, Paths: s.paths}
 }
 
 // establish begins a new incarnation; it tries until ctx ends. old is this process's last one.

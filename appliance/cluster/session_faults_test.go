@@ -2,7 +2,10 @@ package cluster
 
 import (
 	"context"
+	"math/rand/v2"
+	"sync"
 	"sync/atomic"
+	"time"
 
 	clientv3 "go.etcd.io/etcd/client/v3"
 )
@@ -49,3 +52,56 @@ func (h *blackHole) Grant(ctx context.Context, ttl int64) (*clientv3.LeaseGrantR
 
 // Close implements clientv3.Lease; the client behind it stays.
 func (h *blackHole) Close() error { return nil }
+
+// lateTxns loses transactions, or lets them take effect long after their caller gave up.
+type lateTxns struct {
+	clientv3.KV
+	mu  sync.Mutex // guards rng
+	rng *rand.Rand
+	wg  *sync.WaitGroup
+}
+
+func (l *lateTxns) roll(n int) int {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.rng.IntN(n)
+}
+
+// Txn implements clientv3.KV.
+func (l *lateTxns) Txn(ctx context.Context) clientv3.Txn {
+	switch l.roll(10) {
+	case 0:
+		return &lateTxn{Txn: l.KV.Txn(ctx), lost: true}
+	case 1, 2:
+		delay := time.Duration(l.roll(60)) * time.Millisecond
+		return &lateTxn{Txn: l.KV.Txn(context.WithoutCancel(ctx)), delay: delay, wg: l.wg}
+	}
+	return l.KV.Txn(ctx)
+}
+
+type lateTxn struct {
+	clientv3.Txn
+	lost  bool
+	delay time.Duration
+	wg    *sync.WaitGroup
+}
+
+// If implements clientv3.Txn.
+func (t *lateTxn) If(cmps ...clientv3.Cmp) clientv3.Txn { t.Txn = t.Txn.If(cmps...); return t }
+
+// Then implements clientv3.Txn.
+func (t *lateTxn) Then(ops ...clientv3.Op) clientv3.Txn { t.Txn = t.Txn.Then(ops...); return t }
+
+// Else implements clientv3.Txn.
+func (t *lateTxn) Else(ops ...clientv3.Op) clientv3.Txn { t.Txn = t.Txn.Else(ops...); return t }
+
+// Commit implements clientv3.Txn.
+func (t *lateTxn) Commit() (*clientv3.TxnResponse, error) {
+	if !t.lost {
+		t.wg.Go(func() {
+			time.Sleep(t.delay)
+			_, _ = t.Txn.Commit()
+		})
+	}
+	return nil, context.DeadlineExceeded
+}

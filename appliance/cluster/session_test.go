@@ -17,8 +17,9 @@ import (
 	"go.uber.org/zap"
 )
 
-// startMember runs one etcd member in the fast profile, which allows a TTL of 1 s.
-func startMember(dir, name, peer, members string) (*embed.Etcd, error) {
+// startMember runs one etcd member in the fast profile, which allows a TTL of 1 s. It serves clients
+// over the network if URLs are given.
+func startMember(dir, name, peer, members string, clients ...string) (*embed.Etcd, error) {
 	setSegmentSize()
 	at, err := url.Parse(peer)
 	if err != nil {
@@ -28,6 +29,13 @@ func startMember(dir, name, peer, members string) (*embed.Etcd, error) {
 	cfg.Name, cfg.Dir = name, filepath.Join(dir, "etcd")
 	cfg.ListenClientUrls, cfg.AdvertiseClientUrls = nil, nil
 	cfg.ListenPeerUrls, cfg.AdvertisePeerUrls = []url.URL{*at}, []url.URL{*at}
+	for _, client := range clients {
+		at, err := url.Parse(client)
+		if err != nil {
+			return nil, err
+		}
+		cfg.ListenClientUrls, cfg.AdvertiseClientUrls = append(cfg.ListenClientUrls, *at), append(cfg.AdvertiseClientUrls, *at)
+	}
 	cfg.InitialCluster = members
 	cfg.TickMs, cfg.ElectionMs = 100, 500
 	cfg.LogLevel = "panic"
