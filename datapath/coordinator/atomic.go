@@ -32,8 +32,8 @@ func (c *Coordinator) CompareAndWrite(ctx context.Context, call protocol.Call, e
 	miscompare = -1
 	around := r.Align(c.fs.block)
 	err = im.change(ctx, around, func() (effect, error) {
-		did, err := none, error(nil)
-		miscompare, did, err = im.compareAndWrite(call.Retry, expect, data, r, around, fua)
+		at, did, err := im.compareAndWrite(call.Retry, expect, data, r, around, fua)
+		miscompare = at
 		im.keep(around)
 		return did, err
 	})

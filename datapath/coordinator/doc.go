@@ -13,9 +13,14 @@
 //   - RecallBeforeChange: a change runs when every holder has returned its range (image.change).
 //   - ExclusiveWrite, NoLeak: what is granted for writing is Written in the file system; what is
 //     allocated ahead is written with zeroes, only where there was no data (image.fill).
-//   - EpochOrder: a call of another epoch is refused (Coordinator.image).
+//   - EpochOrder: a call of another epoch, or after the term's end, is refused (Coordinator.enterFor).
+//   - Once: a file keeps the key of the call that made it; a retry looks for its own work (once.go).
+//   - Atomic: what COMPARE AND WRITE uses is withheld from the holders until it is quiet (atomic.go).
+//
+// A term ends by Handover, with images open, or when the volume fails here (failed.go): then every call
+// gets ErrStaleEpoch, and its caller waits for the next coordinator.
 //
 // The caller's duties: it hands in an epoch greater than every earlier one of this volume, makes
 // sure that no other node has the volume mounted, calls from goroutines that may block, and closes
-// every image before the Coordinator, and the Coordinator before the Device.
+// every image before the Coordinator, or hands the volume over, and the Coordinator before the Device.
 package coordinator

@@ -37,7 +37,7 @@ func (c *Coordinator) exit(err *error) {
 		c.fail(*err)
 	}
 	if c.failed.Load() && !errors.Is(*err, ErrStaleEpoch) {
-		*err = fmt.Errorf("%w: the volume failed here: %v", ErrStaleEpoch, *err) // not its errno: it is no answer
+		*err = fmt.Errorf("%w: the volume failed here: %s", ErrStaleEpoch, (*err).Error()) // not its errno: it is no answer
 	}
 }
 

@@ -217,7 +217,7 @@ func (im *image) redraw(size int64, r layout.Range, extents []layout.Extent) err
 func (im *image) describe(r layout.Range, did effect) ([]layout.Extent, int64, error) {
 	im.c.step("change done")
 	if did == moved || did == freed && len(im.c.opts.Members) > 0 { // a crash must not undo what other nodes read
-		if _, err := durableData(im.file); err != nil {
+		if err := durableData(im.file); err != nil {
 			return nil, 0, fmt.Errorf("commit: %w", err)
 		}
 	}

@@ -169,11 +169,9 @@ func durable(f *os.File) error {
 }
 
 // durableData is durable for content and what is needed to find it.
-func durableData(f *os.File) (st unix.Stat_t, err error) {
-	if err := unix.Fdatasync(int(f.Fd())); err != nil {
-		return st, err
-	}
-	return st, unix.Fstat(int(f.Fd()), &st)
+func durableData(f *os.File) error {
+	var st unix.Stat_t
+	return errors.Join(unix.Fdatasync(int(f.Fd())), unix.Fstat(int(f.Fd()), &st))
 }
 
 // alive asks the file system itself, not its caches, whether it was shut down.

@@ -186,8 +186,7 @@ func (c *Coordinator) Flush(_ context.Context, call protocol.Call) (err error) {
 		return err
 	}
 	defer c.exit(&err)
-	_, err = durableData(im.file)
-	return explain(im.name(), "flush", err)
+	return explain(im.name(), "flush", durableData(im.file))
 }
 
 // Unmap gives ranges of an image back to the volume; afterwards all of them read as zeroes. Whole

@@ -11,3 +11,9 @@ func (s *sentinel) Error() string { return s.words }
 
 // Unwrap is the errno.
 func (s *sentinel) Unwrap() error { return s.errno }
+
+// Sentinels lists this package's errors, for those who carry them between nodes.
+func Sentinels() []error {
+	return []error{ErrNoSpace, ErrExists, ErrNotFound, ErrInUse, ErrPath, ErrSize, ErrHoldsData, ErrStaleEpoch, ErrRecall,
+		ErrClosed, ErrUnsupported, ErrShrunk, ErrNoVolume}
+}

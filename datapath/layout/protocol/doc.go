@@ -5,9 +5,11 @@
 //
 //   - Table is the coordinator's side of one image: it orders operations per byte range, and says
 //     when a change may begin because every holder has returned what it held there.
+//   - Term is the coordinator's side of the volume: which nodes and processes there are, and the
+//     barrier that changes wait for until every node has left the older epochs.
 //   - View is a holder's side of one image: an immutable value, read by every lane without a lock.
 //   - Flights counts one lane's direct I/O under way, so that a recalled range can be drained.
 //
-// Callers serialise what is not said to be immutable: Table and the making of new Views under a
-// mutex of the image, Flights on its lane's thread.
+// Callers serialise what is not said to be immutable: Term under a mutex of the volume, Table
+// and the making of new Views under one of the image, Flights on its lane's thread.
 package protocol
