@@ -4,6 +4,7 @@ import (
 	"crypto/rand"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 
 	"golang.org/x/sys/unix"
@@ -15,18 +16,28 @@ type device struct {
 	what string
 	size int64
 	file *os.File // open with O_DIRECT
-	back *os.File // of a loop device
+	undo func()   // takes the device away
+	// reads says that writes are not measured.
+	reads bool
+}
+
+// devices are what is measured on, one after the other: -device, or a loop device and a zram device.
+func devices(o options) []func() (*device, error) {
+	if o.device != "" {
+		return []func() (*device, error){func() (*device, error) { return openDevice(o) }}
+	}
+	return []func() (*device, error){
+		func() (*device, error) { return newLoop(o.size) },
+		func() (*device, error) { return newZram(min(o.size, maxZram)) },
+	}
 }
 
 func openDevice(o options) (*device, error) {
-	if o.device == "" {
-		return newLoop(o.size)
-	}
 	flags := os.O_RDONLY
 	if o.overwrite {
 		flags = os.O_RDWR | unix.O_EXCL // fails with EBUSY on a mounted device
 	}
-	d := &device{path: o.device, what: o.device}
+	d := &device{path: o.device, what: o.device, reads: !o.overwrite}
 	if err := d.open(flags); err != nil {
 		return nil, err
 	}
@@ -62,7 +73,7 @@ func newLoop(size int64) (*device, error) {
 	if err != nil {
 		return nil, errors.Join(fmt.Errorf("LOOP_CTL_GET_FREE: %w", err), back.Close())
 	}
-	d := &device{path: fmt.Sprintf("/dev/loop%d", n), what: "loop device over memory", size: size, back: back}
+	d := &device{path: fmt.Sprintf("/dev/loop%d", n), what: "loop device over memory", size: size, undo: func() { _ = back.Close() }}
 	if err := d.open(os.O_RDWR); err != nil {
 		return nil, errors.Join(err, back.Close())
 	}
@@ -81,19 +92,31 @@ func memoryFile(size int64) (*os.File, error) {
 		return nil, err
 	}
 	_ = os.Remove(f.Name())
-	noise := make([]byte, 1<<20)
-	_, _ = rand.Read(noise)
-	for at := int64(0); at < size; at += int64(len(noise)) { // written, so no peer meets a first write
-		if _, err := f.WriteAt(noise, at); err != nil {
-			return nil, errors.Join(fmt.Errorf("%d bytes in %s: %w", size, memoryDir, err), f.Close())
-		}
+	if err := fill(f, size); err != nil {
+		return nil, errors.Join(fmt.Errorf("%d bytes in %s: %w", size, memoryDir, err), f.Close())
 	}
 	return f, nil
 }
 
+// fill writes all of f, so that no peer meets a first write, with what does not compress.
+func fill(f io.WriterAt, size int64) error {
+	noise, err := unix.Mmap(-1, 0, 1<<20, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_ANON|unix.MAP_PRIVATE) // aligned
+	if err != nil {
+		return err
+	}
+	defer func() { _ = unix.Munmap(noise) }()
+	_, _ = rand.Read(noise)
+	for at := int64(0); at < size; at += int64(len(noise)) {
+		if _, err := f.WriteAt(noise, at); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
 func (d *device) close() {
 	_ = d.file.Close()
-	if d.back != nil {
-		_ = d.back.Close()
+	if d.undo != nil {
+		d.undo()
 	}
 }

@@ -3,10 +3,11 @@
 //
 // All peers run in turn within each round, so that a change of the machine's mood meets all alike,
 // and the medians of the rounds are compared. Without -device it makes a loop device over a file in
-// memory and takes it away at the end. It needs root and fio.
+// memory, then a zram device where the kernel has them, and takes them away at the end. It needs root and fio.
 package main
 
 import (
+	"errors"
 	"flag"
 	"fmt"
 	"os"
@@ -30,9 +31,9 @@ type options struct {
 
 func parse() options {
 	var o options
-	flag.StringVar(&o.device, "device", "", "block device to measure on; default: a loop device over memory")
+	flag.StringVar(&o.device, "device", "", "block device to measure on; default: a loop device over memory, then zram")
 	flag.BoolVar(&o.overwrite, "overwrite", false, "measure writes on -device too, which destroys what it holds")
-	flag.Int64Var(&o.size, "size", 1<<30, "bytes of the loop device, and of the part of -device that is used")
+	flag.Int64Var(&o.size, "size", 1<<30, "bytes of the loop device (zram: at most 512 MiB), and of the part of -device that is used")
 	flag.IntVar(&o.rounds, "rounds", 5, "rounds; the medians are shown")
 	flag.DurationVar(&o.cell, "time", 2*time.Second, "time per workload, peer and round")
 	flag.StringVar(&o.only, "only", "", "only workloads whose name contains this")
@@ -43,9 +44,9 @@ func parse() options {
 }
 
 // workloads are the cells of the table.
-func workloads(o options) (out []workload) {
+func workloads(d *device, o options) (out []workload) {
 	for _, write := range []bool{false, true} {
-		if write && o.device != "" && !o.overwrite {
+		if write && d.reads {
 			continue
 		}
 		for _, depth := range []int{1, 32, 128} {
@@ -64,11 +65,6 @@ func main() {
 }
 
 func run(o options) error {
-	dev, err := openDevice(o)
-	if err != nil {
-		return err
-	}
-	defer dev.close()
 	if o.profile != "" {
 		stop, err := startProfile(o.profile)
 		if err != nil {
@@ -76,6 +72,23 @@ func run(o options) error {
 		}
 		defer stop()
 	}
+	for _, open := range devices(o) {
+		if err := compare(open, o); errors.Is(err, errNoDevice) {
+			fmt.Printf("# %v\n", err)
+		} else if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// compare measures on one device.
+func compare(open func() (*device, error), o options) error {
+	dev, err := open()
+	if err != nil {
+		return err
+	}
+	defer dev.close()
 	peers, err := openPeers(dev, o)
 	if err != nil {
 		return err
@@ -86,7 +99,7 @@ func run(o options) error {
 		}
 	}()
 	fmt.Printf("# %s, %d MiB, %d CPUs, %d rounds of %v\n", dev.what, dev.size>>20, runtime.NumCPU(), o.rounds, o.cell)
-	return measure(peers, workloads(o), o)
+	return measure(peers, workloads(dev, o), o)
 }
 
 // measure runs all rounds of each workload and prints its rows.
