@@ -191,7 +191,7 @@ func (c *Client) do(ctx context.Context, operation string, call func(ctx context
 	}
 	in, cancel := context.WithCancel(ctx)
 	defer cancel()
-	defer context.AfterFunc(l.ctx, cancel)()
+	defer context.AfterFunc(l.ctx, cancel)() //nolint:contextcheck // the call ends with its link too
 	return c.table.fromCall(ctx, operation, call(l.in(in), l.api))
 }
 
@@ -202,7 +202,7 @@ func (c *Client) take(l *link, m *wirepb.ToNode) error {
 		l.turn = body.Welcome.GetTurn()
 		return c.welcomed(l, body.Welcome.GetSession())
 	case *wirepb.ToNode_Recall:
-		if err := c.recall(l, body.Recall); err != nil {
+		if err := c.recall(body.Recall); err != nil {
 			return err
 		}
 		c.progress(l, m)
@@ -248,7 +248,7 @@ func (c *Client) progress(l *link, m *wirepb.ToNode) {
 }
 
 // recall begins one; the answer goes over whatever link there is then.
-func (c *Client) recall(l *link, m *wirepb.Recall) error {
+func (c *Client) recall(m *wirepb.Recall) error {
 	r, patience, err := recallIn(m)
 	if err != nil {
 		return err

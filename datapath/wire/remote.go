@@ -26,7 +26,7 @@ func (c *Client) Attach(ctx context.Context, node protocol.NodeID, path string, 
 	a := c.enrol(h)
 	g, err := c.attach(ctx, path, a)
 	if err != nil {
-		c.strike(a)
+		c.strike(a) //nolint:contextcheck // ctx may have ended, and the Detach has to be tried
 		return protocol.Grant{}, 0, err
 	}
 	return g, protocol.HolderID(a.number), nil

@@ -222,7 +222,7 @@ func (sv *Server) execute(ctx context.Context, method string, run func(ctx conte
 	err = run(context.WithValue(ctx, turnContext{}, t))
 	if err != nil && t.ctx.Err() != nil {
 		sv.opts.Log.Debug("call was abandoned", "method", method, "node", t.s.key.node, "err", err)
-		err = context.Cause(t.ctx)
+		err = context.Cause(t.ctx) //nolint:contextcheck // why the turn ended
 	}
 	return sv.table.status(err)
 }

@@ -2,17 +2,10 @@ package wire
 
 import (
 	"context"
-	"crypto/ecdsa"
-	"crypto/elliptic"
-	"crypto/rand"
-	"crypto/tls"
-	"crypto/x509"
-	"crypto/x509/pkix"
 	"errors"
 	"fmt"
 	"io"
 	"log/slog"
-	"math/big"
 	"net"
 	"sync"
 	"testing"
@@ -23,6 +16,7 @@ import (
 
 	"lunar/datapath/layout"
 	"lunar/datapath/layout/protocol"
+	"lunar/datapath/wire/wiretest"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -30,52 +24,6 @@ func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 var ctx = context.Background()
 
 func quiet() *slog.Logger { return slog.New(slog.NewTextHandler(io.Discard, nil)) }
-
-// authority is a cluster's CA.
-type authority struct {
-	cert *x509.Certificate
-	key  *ecdsa.PrivateKey
-	pool *x509.CertPool
-}
-
-func newAuthority(t testing.TB) *authority {
-	t.Helper()
-	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-	if err != nil {
-		t.Fatal(err)
-	}
-	template := &x509.Certificate{SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: "a cluster"}, IsCA: true, BasicConstraintsValid: true,
-		KeyUsage: x509.KeyUsageCertSign, NotBefore: time.Unix(0, 0), NotAfter: time.Unix(1<<33, 0)}
-	der, err := x509.CreateCertificate(rand.Reader, template, template, &key.PublicKey, key)
-	if err != nil {
-		t.Fatal(err)
-	}
-	cert, err := x509.ParseCertificate(der)
-	if err != nil {
-		t.Fatal(err)
-	}
-	a := &authority{cert: cert, key: key, pool: x509.NewCertPool()}
-	a.pool.AddCert(cert)
-	return a
-}
-
-// config is a node's, for both sides of a connection.
-func (a *authority) config(t testing.TB, node string) *tls.Config {
-	t.Helper()
-	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-	if err != nil {
-		t.Fatal(err)
-	}
-	template := &x509.Certificate{SerialNumber: big.NewInt(2), Subject: pkix.Name{CommonName: node}, DNSNames: []string{node},
-		KeyUsage: x509.KeyUsageDigitalSignature, ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth, x509.ExtKeyUsageServerAuth},
-		NotBefore: time.Unix(0, 0), NotAfter: time.Unix(1<<33, 0)}
-	der, err := x509.CreateCertificate(rand.Reader, template, a.cert, &key.PublicKey, a.key)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return &tls.Config{Certificates: []tls.Certificate{{Certificate: [][]byte{der}, PrivateKey: key}},
-		RootCAs: a.pool, ClientCAs: a.pool, ClientAuth: tls.RequireAndVerifyClientCert, ServerName: "n1"}
-}
 
 // ledger is a coordinator without a file system: images by path, whose mapping is an epoch's generations.
 // It keeps the order that Coordinator promises: a grant is made and handed over under one mutex.
@@ -384,7 +332,7 @@ func (h *view) layout() *layout.Layout {
 // pair is a server and what its clients need.
 type pair struct {
 	t     testing.TB
-	ca    *authority
+	ca    *wiretest.Authority
 	coord *ledger
 	sv    *Server
 	addr  string
@@ -399,8 +347,8 @@ var quick = Timing{Ping: 50 * time.Millisecond, Silence: 2 * time.Second, Connec
 
 func newPair(t testing.TB, change ...func(*ServerOptions)) *pair {
 	t.Helper()
-	p := &pair{t: t, ca: newAuthority(t), coord: newLedger(5)}
-	o := ServerOptions{TLS: p.ca.config(t, "n1"), Lookup: p.lookup, Timing: quick, Log: quiet()}
+	p := &pair{t: t, ca: wiretest.NewAuthority(t), coord: newLedger(5)}
+	o := ServerOptions{TLS: p.ca.Config(t, "n1"), Lookup: p.lookup, Timing: quick, Log: quiet()}
 	for _, fn := range change {
 		fn(&o)
 	}
@@ -468,7 +416,7 @@ func (p *pair) mend() {
 
 func (p *pair) client(change ...func(*ClientOptions)) *Client {
 	p.t.Helper()
-	o := ClientOptions{Address: p.addr, TLS: p.ca.config(p.t, "n2"), Volume: "v", Epoch: 5, Node: "n2", Incarnation: 1,
+	o := ClientOptions{Address: p.addr, TLS: p.ca.Config(p.t, "n2"), Volume: "v", Epoch: 5, Node: "n2", Incarnation: 1,
 		Data: noData{}, Dial: p.dial, Timing: quick, Log: quiet()}
 	for _, fn := range change {
 		fn(&o)

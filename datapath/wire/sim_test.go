@@ -15,6 +15,7 @@ import (
 
 	"lunar/datapath/layout"
 	"lunar/datapath/layout/protocol"
+	"lunar/datapath/wire/wiretest"
 )
 
 var simSeed = flag.Uint64("seed", 0, "replay this seed of TestSimulation alone")
@@ -22,7 +23,7 @@ var simSeed = flag.Uint64("seed", 0, "replay this seed of TestSimulation alone")
 // TestSimulation runs server and clients, TLS and gRPC and all, over a network in memory that delays and
 // breaks, in a time that is simulated; one seed decides what happens to them.
 func TestSimulation(t *testing.T) {
-	ca := newAuthority(t)
+	ca := wiretest.NewAuthority(t)
 	seeds := []uint64{*simSeed}
 	if *simSeed == 0 {
 		for seed := range uint64(10) {
@@ -82,10 +83,10 @@ func (n *network) dial(ctx context.Context, _ string) (net.Conn, error) {
 	return &slowConn{Conn: near, n: n}, nil
 }
 
-func (n *network) below(max int) int {
+func (n *network) below(limit int) int {
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	return n.rng.IntN(max)
+	return n.rng.IntN(limit)
 }
 
 // cut breaks all connections, and none is made for a while.
@@ -131,12 +132,12 @@ type wireSim struct {
 	views map[*view]bool
 }
 
-func simulate(t *testing.T, ca *authority, seed uint64) {
+func simulate(t *testing.T, ca *wiretest.Authority, seed uint64) {
 	s := &wireSim{t: t, seed: seed, coord: newLedger(5), views: map[*view]bool{},
 		net: &network{incoming: make(chan net.Conn), closed: make(chan struct{}), rng: rand.New(rand.NewPCG(seed, 4))}}
 	s.coord.returned = func(r protocol.Recall) { s.everyoneWaits(r.Range) }
 	s.image = s.coord.image(t, "a", 64)
-	sv, err := NewServer(ServerOptions{TLS: ca.config(t, "n1"), Log: quiet(), Limits: Limits{Window: 2000},
+	sv, err := NewServer(ServerOptions{TLS: ca.Config(t, "n1"), Log: quiet(), Limits: Limits{Window: 2000},
 		Lookup: func(string, uint64) (Coordinator, error) { return s.coord, nil }})
 	if err != nil {
 		t.Fatal(err)
@@ -145,7 +146,7 @@ func simulate(t *testing.T, ca *authority, seed uint64) {
 	go func() { served <- sv.Serve(s.net) }()
 	for i := range 3 {
 		name := protocol.NodeID(fmt.Sprintf("n%d", i+2))
-		c, err := Dial(ClientOptions{Address: "memory", TLS: ca.config(t, string(name)), Volume: "v", Epoch: 5, Node: name, Incarnation: 1,
+		c, err := Dial(ClientOptions{Address: "memory", TLS: ca.Config(t, string(name)), Volume: "v", Epoch: 5, Node: name, Incarnation: 1,
 			Data: noData{}, Dial: s.net.dial, Log: quiet()})
 		if err != nil {
 			t.Fatal(err)

@@ -20,6 +20,7 @@ import (
 	"lunar/datapath/layout"
 	"lunar/datapath/layout/protocol"
 	"lunar/datapath/wire/wirepb"
+	"lunar/datapath/wire/wiretest"
 )
 
 var errFull = errors.New("the volume is full")
@@ -406,7 +407,7 @@ func TestDeadPeerIsFoundWithinASecond(t *testing.T) {
 	p.coord.called = func(ctx context.Context, _ string) error { close(began); <-ctx.Done(); return ctx.Err() }
 	proxy := newProxy(t, p.addr)
 	far := p.client(func(o *ClientOptions) {
-		o.Timing, o.Node, o.TLS, o.Dial = Timing{}, "n3", p.ca.config(t, "n3"), nil
+		o.Timing, o.Node, o.TLS, o.Dial = Timing{}, "n3", p.ca.Config(t, "n3"), nil
 		o.Address = proxy.addr
 	})
 	done := make(chan error, 1)
@@ -428,19 +429,19 @@ func TestDeadPeerIsFoundWithinASecond(t *testing.T) {
 
 func TestForeignNodes(t *testing.T) {
 	p := newPair(t)
-	foreign := newAuthority(t)
+	foreign := wiretest.NewAuthority(t)
 	never := func(c *Client, want error) {
 		t.Helper()
 		limit, cancel := context.WithTimeout(ctx, time.Second)
 		defer cancel()
 		eventually(t, "a refusal", func() bool { _, err := c.Space(limit); return errors.Is(err, want) })
 	}
-	never(p.client(func(o *ClientOptions) { o.TLS = foreign.config(t, "n2") }), protocol.ErrUnreachable)
+	never(p.client(func(o *ClientOptions) { o.TLS = foreign.Config(t, "n2") }), protocol.ErrUnreachable)
 	never(p.client(func(o *ClientOptions) {
-		o.TLS = foreign.config(t, "n2")
-		o.TLS.RootCAs = p.ca.pool // it trusts, and is not trusted
+		o.TLS = foreign.Config(t, "n2")
+		o.TLS.RootCAs = p.ca.Pool // it trusts, and is not trusted
 	}), protocol.ErrUnreachable)
-	never(p.client(func(o *ClientOptions) { o.TLS = p.ca.config(t, "n3") }), unix.EPERM)
+	never(p.client(func(o *ClientOptions) { o.TLS = p.ca.Config(t, "n3") }), unix.EPERM)
 	p.coord.mu.Lock()
 	defer p.coord.mu.Unlock()
 	if len(p.coord.hellos) != 0 {
@@ -455,7 +456,7 @@ func TestForeignNodes(t *testing.T) {
 func TestHostileNode(t *testing.T) {
 	p := newPair(t)
 	raw := func(node string) wirepb.LayoutsClient {
-		conn, err := grpc.NewClient(p.addr, grpc.WithTransportCredentials(credentials.NewTLS(p.ca.config(t, node))),
+		conn, err := grpc.NewClient(p.addr, grpc.WithTransportCredentials(credentials.NewTLS(p.ca.Config(t, node))),
 			grpc.WithDefaultCallOptions(grpc.MaxCallSendMsgSize(1<<30)))
 		if err != nil {
 			t.Fatal(err)
@@ -521,7 +522,7 @@ func garbage(t *testing.T, p *pair) {
 	}
 	defer plain.Close()
 	_, _ = plain.Write([]byte(strings.Repeat("x", 4096)))
-	config := p.ca.config(t, "mallory")
+	config := p.ca.Config(t, "mallory")
 	config.NextProtos = []string{"h2"}
 	secret, err := tls.Dial("tcp", p.addr, config)
 	if err != nil {

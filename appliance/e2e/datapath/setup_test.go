@@ -48,6 +48,7 @@ type node struct {
 	vol     *volume.Volume
 	closed  bool
 	options volume.Options
+	away    func() // ends the way to the coordinator, if it is over the wire
 }
 
 // setting changes a node before it starts.
@@ -98,6 +99,9 @@ func start(t testing.TB, path string, epoch uint64, settings ...setting) *node {
 	}
 	n.options = volume.Options{Name: "Volume1", Device: n.dev, Coordinator: n.coord, Engine: n.engine,
 		Redirected: 20 * time.Second, Probe: 50 * time.Millisecond, Log: quiet()}
+	if overWire {
+		n.goAway()
+	}
 	for _, s := range settings {
 		s(n)
 	}
@@ -116,6 +120,9 @@ func (n *node) stop() {
 	n.closed = true
 	if err := n.vol.Close(); err != nil {
 		n.t.Error(err)
+	}
+	if n.away != nil {
+		n.away()
 	}
 	if err := n.coord.Close(ctx); err != nil {
 		n.t.Error(err)
