@@ -222,6 +222,7 @@ func TestEventsAreTrimmed(t *testing.T) {
 	if testing.Short() {
 		t.Skip("writes 4,300 events")
 	}
+	t.Parallel()
 	db, ctx := open(t, t.TempDir()), t.Context()
 	var wg sync.WaitGroup
 	for w := range 8 {
@@ -291,6 +292,7 @@ func TestReopen(t *testing.T) {
 }
 
 func TestExternalIsSilent(t *testing.T) {
+	t.Parallel()
 	o := options(t.TempDir())
 	o.Config.Endpoints = []string{"http://127.0.0.1:1"}
 	ctx, cancel := context.WithTimeout(t.Context(), 300*time.Millisecond)
@@ -301,6 +303,7 @@ func TestExternalIsSilent(t *testing.T) {
 
 // TestDamage breaks each part of a database and expects a clear error, never a crash or a hang.
 func TestDamage(t *testing.T) {
+	t.Parallel()
 	pristine := t.TempDir()
 	db, err := Open(t.Context(), options(pristine))
 	must(t, err)
@@ -355,6 +358,7 @@ func openOnly(dir string) {
 
 // TestLogGone removes the write-ahead log: the rest would start as a member that forgets what it is told.
 func TestLogGone(t *testing.T) {
+	t.Parallel()
 	for _, gone := range []string{"etcd/member/wal", "etcd/member/wal/*.wal"} {
 		dir := t.TempDir()
 		db, err := Open(t.Context(), options(dir))
@@ -390,6 +394,7 @@ func damage(t *testing.T, pattern string, change func([]byte) []byte) {
 
 // TestKill proves that what was acknowledged survives kill -9 of the process.
 func TestKill(t *testing.T) {
+	t.Parallel()
 	dir := t.TempDir()
 	for round := range 3 {
 		acknowledged := runAndKill(t, dir)

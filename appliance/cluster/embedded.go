@@ -2,23 +2,30 @@ package cluster
 
 import (
 	"context"
+	"crypto/tls"
 	"encoding/binary"
 	"errors"
 	"fmt"
 	"io/fs"
+	"net"
 	"net/url"
 	"os"
 	"path/filepath"
 	"runtime/debug"
+	"strconv"
 	"sync"
 	"time"
 
 	bolt "go.etcd.io/bbolt"
+	"go.etcd.io/etcd/client/pkg/v3/transport"
+	"go.etcd.io/etcd/client/pkg/v3/types"
 	clientv3 "go.etcd.io/etcd/client/v3"
 	"go.etcd.io/etcd/server/v3/embed"
 	"go.etcd.io/etcd/server/v3/etcdserver/api/v3client"
 	"go.etcd.io/etcd/server/v3/storage/wal"
 	"go.uber.org/zap"
+
+	"lunar/appliance/config"
 )
 
 // The sizes for a small machine: a few thousand keys of some hundred bytes.
@@ -31,39 +38,100 @@ const (
 	maxRequestBytes  = 2 << 20
 	leaderTick       = 100  // ms
 	electionTimeout  = 1000 // ms
+	fastElection     = 500  // ms
+	maxLearners      = 4    // enough to go from one voter to five at once
 	backendLockLimit = 2 * time.Second
 )
 
 var setSegmentSize = sync.OnceFunc(func() { wal.SegmentSizeBytes = walSegmentBytes })
 
-// startEmbedded runs a single etcd member under o.Dir. It listens nowhere: the only client is this
-// process. The advertised address is a place holder until the node joins others.
-func startEmbedded(ctx context.Context, o Options, log *zap.Logger) (*embed.Etcd, error) {
+// member is a running etcd member of this process.
+type member struct {
+	etcd   *embed.Etcd
+	client *clientv3.Client // straight into it
+	calls  *callGuard       // of other nodes; nil without listeners
+	died   <-chan struct{}  // closed when etcd ended in the middle of its work
+}
+
+// runMember runs an etcd member from dir until stop. The caller waits with ready.
+func runMember(dir string, cfg *embed.Config, calls *callGuard, died <-chan struct{}) (*member, error) {
 	setSegmentSize()
-	dir := filepath.Join(o.Dir, "etcd")
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return nil, err
 	}
 	if err := checkBackend(filepath.Join(dir, "member")); err != nil {
 		return nil, damaged(dir, err)
 	}
-	server, err := start(embedConfig(dir, o, log))
+	server, err := start(cfg)
 	if err != nil {
 		return nil, damaged(dir, err)
 	}
+	return &member{etcd: server, client: inProcess(server), calls: calls, died: died}, nil
+}
+
+// ready waits until the member serves.
+func (m *member) ready(ctx context.Context) error {
 	select {
-	case <-server.Server.ReadyNotify():
-		return server, nil
-	case err := <-server.Err():
-		server.Close()
-		return nil, damaged(dir, err)
+	case <-m.etcd.Server.ReadyNotify():
+		return nil
+	case <-m.ended():
+		return m.reason(errors.New("the member ended while it started"))
+	case err := <-m.etcd.Err():
+		return m.reason(err)
 	case <-time.After(startTimeout):
-		server.Close()
-		return nil, fmt.Errorf("%w: no leader within %v", ErrUnavailable, startTimeout)
+		return fmt.Errorf("%w: no leader within %v; most voters must be up and reachable", ErrUnavailable, startTimeout)
 	case <-ctx.Done():
-		server.Close()
-		return nil, ctx.Err()
+		return ctx.Err()
 	}
+}
+
+// reason waits a moment, so that a member that ended by itself is seen to have ended.
+func (m *member) reason(err error) error {
+	select {
+	case <-m.ended():
+	case <-time.After(time.Second):
+	}
+	return damaged(m.etcd.Config().Dir, err)
+}
+
+func (m *member) ended() <-chan struct{} { return m.etcd.Server.StopNotify() }
+
+// removed tells whether a member that has ended knows that the cluster removed it. One that was off
+// then hears it from its peers and keeps no note of it: see DB.wasRemoved.
+func (m *member) removed() bool {
+	c, ok := m.etcd.Server.Cluster().(interface{ IsIDRemoved(types.ID) bool })
+	return ok && c.IsIDRemoved(m.etcd.Server.MemberID())
+}
+
+// over tells that the member has ended and did not die of a fault.
+func (m *member) over() bool {
+	select {
+	case <-m.died:
+		return false
+	default:
+	}
+	select {
+	case <-m.ended():
+		return true
+	default:
+		return false
+	}
+}
+
+func (m *member) id() uint64 { return uint64(m.etcd.Server.MemberID()) }
+
+func (m *member) leads() bool { return m.etcd.Server.Leader() == m.etcd.Server.MemberID() }
+
+// stop ends the member and what others do through it; one that hangs is left behind, with an error.
+func (m *member) stop() error {
+	var err error
+	if e := m.client.Close(); e != nil && !errors.Is(e, context.Canceled) {
+		err = fmt.Errorf("cluster: close client: %w", e)
+	}
+	if m.calls != nil {
+		m.calls.end()
+	}
+	return errors.Join(err, stop(m.etcd))
 }
 
 func damaged(dir string, err error) error {
@@ -75,7 +143,9 @@ func damaged(dir string, err error) error {
 		"(volumes and images are not touched; volumes and targets must be added again)", dir, ErrDamaged, err)
 }
 
-func embedConfig(dir string, o Options, log *zap.Logger) *embed.Config {
+// aloneConfig is for a single member that listens nowhere: the only client is this process. The
+// advertised address is a place holder until the node is in a cluster.
+func aloneConfig(dir string, o Options, log *zap.Logger) *embed.Config {
 	const placeholder = "http://localhost:2380"
 	peer, _ := url.Parse(placeholder)
 	cfg := embed.NewConfig()
@@ -86,8 +156,11 @@ func embedConfig(dir string, o Options, log *zap.Logger) *embed.Config {
 	cfg.InitialCluster = o.Node + "=" + placeholder
 	cfg.InitialClusterToken = "lunar"
 	cfg.TickMs, cfg.ElectionMs = leaderTick, electionTimeout
+	if o.Config.Profile == config.ProfileFast {
+		cfg.ElectionMs = fastElection
+	}
 	cfg.SnapshotCount, cfg.SnapshotCatchUpEntries = snapshotCount, catchUpEntries
-	cfg.QuotaBackendBytes = quotaBytes
+	cfg.QuotaBackendBytes = o.quota
 	cfg.MaxRequestBytes = maxRequestBytes
 	cfg.AutoCompactionMode, cfg.AutoCompactionRetention = embed.CompactorModeRevision, keepRevisions
 	cfg.EnableGRPCGateway = false
@@ -123,6 +196,38 @@ func stop(server *embed.Etcd) error {
 	case <-time.After(stopTimeout):
 		return fmt.Errorf("cluster: %w: the embedded member did not stop within %v", ErrUnavailable, stopTimeout)
 	}
+}
+
+// clusterConfig is for a member among others: mutual TLS on both ports, with this node's certificate.
+// peers is etcd's initial cluster for a member without files of its own, "" for one that has them.
+func clusterConfig(dir string, o Options, s *self, calls *callGuard, peers string, log *zap.Logger) *embed.Config {
+	cfg := aloneConfig(dir, o, log)
+	id := s.identity()
+	peer, client := endpoint(id.Address, peerPort), endpoint(id.Address, clientPort)
+	cfg.ListenPeerUrls, cfg.AdvertisePeerUrls = []url.URL{peer}, []url.URL{peer}
+	cfg.ListenClientUrls, cfg.AdvertiseClientUrls = []url.URL{client}, []url.URL{client}
+	cfg.InitialCluster = id.Node + "=" + peer.String()
+	if peers != "" {
+		cfg.InitialCluster, cfg.ClusterState = peers, embed.ClusterStateFlagExisting
+	}
+	files := transport.TLSInfo{
+		CertFile: s.path(certFile), KeyFile: s.path(keyFile), TrustedCAFile: s.path(caFile), CRLFile: s.path(crlFile),
+		ClientCertAuth: true, MinVersion: tls.VersionTLS13,
+		SkipClientSANVerify: true, // a peer may call from any of its addresses
+	}
+	cfg.PeerTLSInfo, cfg.ClientTLSInfo = files, files
+	cfg.GRPCAdditionalServerOptions = calls.options()
+	cfg.MaxLearners = maxLearners
+	cfg.StrictReconfigCheck = false // plan looks at who is alive, which that check does too late to replace a dead voter
+	return cfg
+}
+
+func endpoint(address string, port uint16) url.URL {
+	return url.URL{Scheme: "https", Host: hostPort(address, port)}
+}
+
+func hostPort(address string, port uint16) string {
+	return net.JoinHostPort(address, strconv.Itoa(int(port)))
 }
 
 func inProcess(server *embed.Etcd) *clientv3.Client { return v3client.New(server.Server) }

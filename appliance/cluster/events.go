@@ -82,5 +82,8 @@ func (db *DB) Follow(ctx context.Context, revision int64, fn func(Event) error) 
 			}
 		}
 	}
-	return ctx.Err()
+	if err := ctx.Err(); err != nil {
+		return err
+	}
+	return fmt.Errorf("cluster: follow events: %w", ErrUnavailable)
 }

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"go.etcd.io/etcd/api/v3/mvccpb"
+	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
 	clientv3 "go.etcd.io/etcd/client/v3"
 )
 
@@ -20,6 +21,11 @@ const (
 	targetKeys    = root + "target/"       // name → Target
 	reserveKeys   = root + "reservations/" // NAA → blob
 	eventKeys     = root + "event/"        // unique → Event
+	clusterKey    = root + "cluster"       // clusterRecord
+	memberKeys    = root + "member/"       // node's name → Member
+	tokenKeys     = root + "token/"        // hash → tokenRecord, while it is good
+	pastTokenKeys = root + "token-past/"   // hash → tokenRecord, a day longer
+	revokedKeys   = root + "revoked/"      // serial number of a certificate → revocation
 	txnAttempts   = 8
 	maxRecordSize = 1 << 20
 )
@@ -106,6 +112,9 @@ func put(key string, value any) (clientv3.Op, error) {
 
 // commit runs ops if every guard holds and tells whether they did.
 func (db *DB) commit(ctx context.Context, guards []clientv3.Cmp, ops ...clientv3.Op) (bool, error) {
+	if err := db.refuseGrowth(ops); err != nil {
+		return false, err
+	}
 	ctx, cancel := context.WithTimeout(ctx, callTimeout)
 	defer cancel()
 	resp, err := db.client.Txn(ctx).If(guards...).Then(ops...).Commit()
@@ -156,8 +165,12 @@ func values[T any](records []record[T]) []T {
 }
 
 func unavailable(err error) error {
-	if errors.Is(err, context.Canceled) {
+	switch {
+	case errors.Is(err, context.Canceled):
 		return err
+	case errors.Is(err, rpctypes.ErrNoSpace):
+		return fmt.Errorf("%w: the cluster database has used up its space; old revisions are cleared now: "+
+			"try again in some seconds", ErrFull)
 	}
 	return fmt.Errorf("%w: %w", ErrUnavailable, err)
 }

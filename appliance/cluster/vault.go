@@ -34,13 +34,29 @@ const keyBytes = 32
 
 // vault seals secrets with AES-256-GCM under a key that lies beside the database, not in it: a
 // saved or external database alone gives no secret away.
-type vault struct{ aead cipher.AEAD }
+// The nodes of a cluster share the key.
+type vault struct {
+	aead cipher.AEAD
+	key  []byte
+}
 
-func openVault(dir string) (*vault, error) {
-	key, err := loadKey(filepath.Join(dir, "secret.key"))
+// openVault reads the cluster's key, or the node's own, which is made if it is missing.
+func openVault(dir string, s *self) (*vault, error) {
+	path := filepath.Join(dir, secretFile)
+	if s != nil {
+		path = s.path(secretFile)
+		if _, err := os.Stat(path); err != nil {
+			return nil, fmt.Errorf("%w; restore it from a backup or another node of the cluster", err)
+		}
+	}
+	key, err := loadKey(path)
 	if err != nil {
 		return nil, err
 	}
+	return newVault(key)
+}
+
+func newVault(key []byte) (*vault, error) {
 	block, err := aes.NewCipher(key)
 	if err != nil {
 		return nil, err
@@ -49,7 +65,7 @@ func openVault(dir string) (*vault, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &vault{aead}, nil
+	return &vault{aead, key}, nil
 }
 
 func loadKey(path string) ([]byte, error) {
@@ -99,14 +115,22 @@ func syncDir(path string) error {
 	return errors.Join(dir.Sync(), dir.Close())
 }
 
+func (v *vault) seal(plain []byte, use string) []byte {
+	return v.aead.Seal(nil, nil, plain, []byte(use))
+}
+
+func (v *vault) open(sealed []byte, use string) ([]byte, error) {
+	return v.aead.Open(nil, nil, sealed, []byte(use))
+}
+
 // Seal encrypts a secret for one use, such as a target's name and a user's; Unseal needs the same use.
 func (db *DB) Seal(s Secret, use string) []byte {
-	return db.vault.aead.Seal(nil, nil, []byte(s), []byte(use))
+	return db.vault.Load().seal([]byte(s), use)
 }
 
 // Unseal decrypts what Seal made. ErrSecretKey: another key, another use, or damage.
 func (db *DB) Unseal(sealed []byte, use string) (Secret, error) {
-	plain, err := db.vault.aead.Open(nil, nil, sealed, []byte(use))
+	plain, err := db.vault.Load().open(sealed, use)
 	if err != nil {
 		return "", fmt.Errorf("cluster: unseal: %w; set the secret anew with `lunarctl target chap`", ErrSecretKey)
 	}

@@ -38,6 +38,9 @@ func (db *DB) AddVolume(ctx context.Context, v Volume) (Volume, error) {
 		return v, fmt.Errorf("cluster: add volume: %w", err)
 	}
 	name, wwid := nameKeys+v.Name, wwidKeys+v.WWID
+	if err := db.refuseGrowth([]clientv3.Op{clientv3.OpPut(name, v.ID)}); err != nil {
+		return v, fmt.Errorf("cluster: add volume: %w", err)
+	}
 	ctx, cancel := context.WithTimeout(ctx, callTimeout)
 	defer cancel()
 	resp, err := db.client.Txn(ctx).If(absent(name), absent(wwid)).

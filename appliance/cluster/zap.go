@@ -4,6 +4,7 @@ import (
 	"context"
 	"log/slog"
 	"runtime"
+	"sync"
 	"sync/atomic"
 
 	"go.uber.org/zap"
@@ -11,20 +12,27 @@ import (
 )
 
 // zapLogger hands etcd's log to slog, one level lower, since etcd tells of its routine at info and
-// warn. running says whether a Fatal or Panic may still be turned into an error by who started it.
-func zapLogger(log *slog.Logger, running *atomic.Bool) *zap.Logger {
+// warn. last is called on a Fatal or Panic.
+func zapLogger(log *slog.Logger, last *lastWord) *zap.Logger {
 	core := slogCore{log.With("component", "etcd")}
-	return zap.New(core, zap.WithFatalHook(lastWord{running}), zap.WithPanicHook(lastWord{running}))
+	return zap.New(core, zap.WithFatalHook(last), zap.WithPanicHook(last))
 }
 
 // lastWord is what follows etcd's Fatal and Panic. While the member starts it panics, which start
-// turns into an error. Later it ends only the goroutine: the database answers no more then, but the
-// data path, which does not need it, goes on.
-type lastWord struct{ running *atomic.Bool }
+// turns into an error. Later it ends only the goroutine: the database answers no more through this
+// member then, but the data path, which does not need it, goes on.
+type lastWord struct {
+	running atomic.Bool // a Fatal can no more be turned into an error by who started the member
+	once    sync.Once
+	died    chan struct{} // closed at the first one while running
+}
+
+func newLastWord() *lastWord { return &lastWord{died: make(chan struct{})} }
 
 // OnWrite implements zapcore.CheckWriteHook.
-func (w lastWord) OnWrite(e *zapcore.CheckedEntry, _ []zapcore.Field) {
+func (w *lastWord) OnWrite(e *zapcore.CheckedEntry, _ []zapcore.Field) {
 	if w.running.Load() {
+		w.once.Do(func() { close(w.died) })
 		runtime.Goexit()
 	}
 	panic(e.Message)
