@@ -5,6 +5,7 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"flag"
 	"fmt"
 	"log/slog"
 	"os"
@@ -31,6 +32,10 @@ func TestMain(m *testing.M) {
 	}
 	if dir := os.Getenv(openDir); dir != "" {
 		openOnly(dir)
+	}
+	flag.Parse()
+	if err := flag.Set("test.parallel", "8"); err != nil { // the tests wait for elections more than they work
+		panic(err)
 	}
 	goleak.VerifyTestMain(m)
 }

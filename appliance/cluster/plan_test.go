@@ -99,6 +99,26 @@ func TestPlanGrows(t *testing.T) {
 	}
 }
 
+// TestPlanNeverRestsAtTwo: of two voters neither may fail, so there is one until both others are there.
+func TestPlanNeverRestsAtTwo(t *testing.T) {
+	w := newWorld(3)
+	w.seats[2].alive = false
+	must(t, w.settle())
+	if c := w.tally(); c.voters != 1 {
+		t.Fatalf("%+v", w.seats)
+	}
+	w.seats[2].alive = true
+	for s := plan(w.seats); s.do != nothing; s = plan(w.seats) {
+		if c := w.tally(); s.do == promote && c.voters+len(c.learners) < 3 {
+			t.Fatalf("%+v while %+v", s, w.seats)
+		}
+		w.do(s)
+	}
+	if c := w.tally(); c.voters != 3 {
+		t.Fatalf("%+v", w.seats)
+	}
+}
+
 func TestPlanPrefersTheWitnessAndReplacesTheDead(t *testing.T) {
 	w := newWorld(5)
 	w.seats[4].witness = true
