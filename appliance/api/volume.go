@@ -19,6 +19,20 @@ type AddVolume struct {
 	Name   string `json:"name,omitempty"`   // default: the next free VolumeN
 	Format string `json:"format,omitempty"` // xfs or ext4: make a new file system; empty: keep the one that is there
 	Force  bool   `json:"force,omitempty"`  // format a device that holds something
+	// AllowUnfenced lets several nodes use a device that has no reservations.
+	AllowUnfenced bool `json:"allowUnfenced,omitempty"`
+}
+
+// MoveVolume makes another node the coordinator.
+type MoveVolume struct {
+	To string `json:"to,omitempty"` // node; empty: the best one
+}
+
+// MovedVolume tells who coordinates a volume after its move.
+type MovedVolume struct {
+	Volume string `json:"volume"`
+	Node   string `json:"node"`
+	Epoch  uint64 `json:"epoch"`
 }
 
 // Volume is one line of the list.

@@ -7,14 +7,15 @@ import (
 
 // Volume is a back-end LUN with its file system.
 type Volume struct {
-	ID         string    `json:"id"`               // made once, 16 hex digits; everything refers to it
-	Name       string    `json:"name"`             // unique, can change
-	WWID       string    `json:"wwid"`             // the LUN's identity, unique
-	Device     string    `json:"device,omitempty"` // where the LUN was last seen; a hint only
-	FileSystem string    `json:"fileSystem"`       // xfs or ext4
-	Epoch      uint64    `json:"epoch"`            // number of the present coordinator's term
-	Redirected []string  `json:"redirected,omitempty"`
-	Created    time.Time `json:"created"`
+	ID            string    `json:"id"`                      // made once, 16 hex digits; everything refers to it
+	Name          string    `json:"name"`                    // unique, can change
+	WWID          string    `json:"wwid"`                    // the LUN's identity, unique
+	Device        string    `json:"device,omitempty"`        // where the LUN was last seen; a hint only
+	FileSystem    string    `json:"fileSystem"`              // xfs or ext4
+	Epoch         uint64    `json:"epoch"`                   // number of the present coordinator's term
+	AllowUnfenced bool      `json:"allowUnfenced,omitempty"` // several nodes may use it although its LUN has no reservations
+	Redirected    []string  `json:"redirected,omitempty"`
+	Created       time.Time `json:"created"`
 }
 
 // RedirectedOn tells whether the user asked for redirected I/O on a node.

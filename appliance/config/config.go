@@ -5,6 +5,8 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
+	"path"
+	"slices"
 	"time"
 )
 
@@ -23,6 +25,8 @@ type Config struct {
 	Metrics  Metrics `toml:"metrics"`
 	ISCSI    ISCSI   `toml:"iscsi"`
 	Engine   Engine  `toml:"engine"`
+	Storage  Storage `toml:"storage"`
+	Fence    Fence   `toml:"fence"`
 	Cluster  Cluster `toml:"cluster"`
 }
 
@@ -84,6 +88,34 @@ const (
 	RoleWitness = "witness"
 )
 
+// Storage says which block devices are this node's paths to the SAN.
+type Storage struct {
+	Devices []string `toml:"devices"` // patterns of paths, as of path.Match; empty: every block device
+	// SharedKernel lets several nodes run on one machine, each with its own path to a LUN: an XFS may then be
+	// mounted while another node's dead mount of it is there still.
+	SharedKernel bool `toml:"shared_kernel"`
+}
+
+// Allows tells whether the device at path may be used.
+func (s *Storage) Allows(device string) bool {
+	if len(s.Devices) == 0 {
+		return true
+	}
+	return slices.ContainsFunc(s.Devices, func(pattern string) bool {
+		ok, err := path.Match(pattern, device)
+		return ok && err == nil
+	})
+}
+
+// Fence says how a node that is out is kept from writing to a LUN that has no reservations.
+type Fence struct {
+	Agent           []string `toml:"agent"`            // command, run as AGENT… off NODE DEVICE; exit 0: it surely cannot write
+	AgentTimeout    Duration `toml:"agent_timeout"`    // of one run
+	InFlight        Duration `toml:"in_flight"`        // within it a device ends or fails each write; fencing by lease waits for it
+	Watchdog        string   `toml:"watchdog"`         // device which the guard process feeds; opening it arms it
+	WatchdogTimeout Duration `toml:"watchdog_timeout"` // after which an unfed watchdog restarts the machine
+}
+
 // Duration is a time.Duration written as Go and systemd write it: "30s", "500ms".
 type Duration time.Duration
 
@@ -110,6 +142,7 @@ func Default() Config {
 		Metrics:  Metrics{Listen: "127.0.0.1:9469"},
 		ISCSI:    ISCSI{Portals: []string{"[::]:3260"}, MaxConnections: 2048, MaxPending: 256},
 		Engine:   Engine{BufferPoolMiB: 256, Deadline: Duration(30 * time.Second)},
+		Fence:    Fence{AgentTimeout: Duration(time.Minute), InFlight: Duration(30 * time.Second), WatchdogTimeout: Duration(10 * time.Second)},
 		Cluster:  Cluster{Profile: ProfileDefault, Role: RoleNode},
 	}
 }

@@ -32,6 +32,8 @@ func TestParseAllKeys(t *testing.T) {
 		StateDir: "/s", Socket: "/r/l.sock", Node: Node{"n1"}, Log: Log{"debug", "json"},
 		ISCSI:   ISCSI{[]string{"192.0.2.1:3260", "[fe80::1%eth0]:3260"}, 10, 5},
 		Engine:  Engine{2, 64, 128, 64, Duration(5 * time.Second)},
+		Storage: Storage{[]string{"/dev/mapper/lun*"}, true},
+		Fence:   Fence{[]string{"/usr/sbin/fence", "-x"}, Duration(9 * time.Second), Duration(2 * time.Second), "/dev/watchdog", Duration(20 * time.Second)},
 		Cluster: Cluster{"192.0.2.1", "fast", "witness", []string{"https://192.0.2.2:2379"}, "/ca", "/cert", "/key"},
 	}
 	if !reflect.DeepEqual(c, want) {
@@ -40,6 +42,13 @@ func TestParseAllKeys(t *testing.T) {
 }
 
 const full = `state_dir = "/s"
+storage.devices = ["/dev/mapper/lun*"]
+storage.shared_kernel = true
+fence.agent = ["/usr/sbin/fence", "-x"]
+fence.agent_timeout = "9s"
+fence.in_flight = "2s"
+fence.watchdog = "/dev/watchdog"
+fence.watchdog_timeout = "20s"
 socket = "/r/l.sock"
 node.name = "n1"
 [log]

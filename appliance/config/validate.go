@@ -6,6 +6,7 @@ import (
 	"net"
 	"net/netip"
 	"net/url"
+	"path"
 	"path/filepath"
 	"slices"
 	"strconv"
@@ -22,6 +23,7 @@ const (
 	maxConnections   = 1<<16 - 2
 	minDeadline      = time.Second
 	maxDeadline      = 5 * time.Minute
+	minInFlight      = 100 * time.Millisecond
 	maxSocketPath    = 107 // sun_path of unix(7), less its final zero
 	maxNodeName      = 63  // a host name label, RFC 1123
 )
@@ -49,6 +51,11 @@ var checks = []check{
 		return within(c.Engine.BufferPoolMiB, minBufferPoolMiB, maxBufferPoolMiB)
 	}},
 	{"engine.deadline", deadline},
+	{"storage.devices", devices},
+	{"fence.agent_timeout", func(c *Config) (string, string) { return between(c.Fence.AgentTimeout, time.Second, maxDeadline) }},
+	{"fence.in_flight", func(c *Config) (string, string) { return between(c.Fence.InFlight, minInFlight, maxDeadline) }},
+	{"fence.watchdog", func(c *Config) (string, string) { return optionalPath(c.Fence.Watchdog) }},
+	{"fence.watchdog_timeout", func(c *Config) (string, string) { return between(c.Fence.WatchdogTimeout, 2*time.Second, maxDeadline) }},
 	{"cluster.address", clusterAddress},
 	{"cluster.profile", func(c *Config) (string, string) { return oneOf(c.Cluster.Profile, ProfileDefault, ProfileFast) }},
 	{"cluster.role", func(c *Config) (string, string) { return oneOf(c.Cluster.Role, RoleNode, RoleWitness) }},
@@ -66,6 +73,22 @@ func (c *Config) Validate() *Error {
 		}
 	}
 	return nil
+}
+
+func between(d Duration, low, high time.Duration) (string, string) {
+	if v := time.Duration(d); v >= low && v <= high {
+		return "", ""
+	}
+	return fmt.Sprintf("%v is out of range", time.Duration(d)), fmt.Sprintf("give a time from %v to %v", low, high)
+}
+
+func devices(c *Config) (string, string) {
+	for _, pattern := range c.Storage.Devices {
+		if _, err := path.Match(pattern, "/"); err != nil || !strings.HasPrefix(pattern, "/") {
+			return fmt.Sprintf("%q is not a pattern of device paths", pattern), "write it as /dev/mapper/lun*"
+		}
+	}
+	return "", ""
 }
 
 func within(v, low, high int) (string, string) {

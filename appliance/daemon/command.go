@@ -15,6 +15,7 @@ import (
 
 	"lunar/appliance/api"
 	"lunar/appliance/config"
+	"lunar/appliance/fence/guard"
 )
 
 // The exit codes of lunard.
@@ -37,6 +38,7 @@ type options struct {
 // Command runs lunard with its arguments until SIGTERM or SIGINT, and returns its exit code. The
 // second signal makes the stop quick.
 func Command(args []string, stdout, stderr io.Writer) int {
+	guard.Main() // returns, unless this process is the guard
 	o, err := parse(args, stderr)
 	switch {
 	case errors.Is(err, flag.ErrHelp):

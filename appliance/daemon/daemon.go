@@ -17,6 +17,8 @@ import (
 	"lunar/appliance/api"
 	"lunar/appliance/cluster"
 	"lunar/appliance/config"
+	"lunar/appliance/fence"
+	"lunar/appliance/fence/guard"
 	"lunar/appliance/server"
 	"lunar/datapath/uring"
 	"lunar/iscsi"
@@ -65,7 +67,7 @@ func Open(ctx context.Context, c config.Config, log *slog.Logger) (_ *Daemon, er
 		open func(context.Context) error
 	}{
 		{"cluster database", d.openDatabase}, {"io_uring engine", d.openEngine}, {"iSCSI server", d.openFront},
-		{"sockets", d.openSockets}, {"exports", d.openExports}, {"control API", d.openAPI},
+		{"sockets", d.openSockets}, {"cluster", d.openMembership}, {"exports", d.openExports}, {"control API", d.openAPI},
 	} {
 		d.notify.status("Starting: %s", part.name)
 		if err := part.open(ctx); err != nil {
@@ -101,7 +103,7 @@ func (d *Daemon) openFront(context.Context) (err error) {
 		Lanes: lanes(d.engine), Buffers: d.engine.Pool(), MaxConnections: d.config.ISCSI.MaxConnections,
 		MaxPending: d.config.ISCSI.MaxPending, Log: d.log,
 	})
-	d.reservations = newReservationStore(d.db) //nolint:contextcheck // it serves lanes, which have no context
+	d.reservations = newReservationStore(d.node) //nolint:contextcheck // it serves lanes, which have no context
 	d.node.front, d.node.reservations = d.front, d.reservations
 	return err
 }
@@ -145,6 +147,24 @@ func (d *Daemon) serve(l net.Listener, h http.Handler) *http.Server {
 	return s
 }
 
+// openMembership takes this node's place in the cluster, also in one of its own.
+func (d *Daemon) openMembership(ctx context.Context) error {
+	n := d.node
+	n.clusterAddress, n.storage = d.config.Cluster.Address, d.config.Storage
+	n.inFlight, n.sharesKernel = time.Duration(d.config.Fence.InFlight), d.config.Storage.SharedKernel
+	n.fenceAgent = fence.AgentOptions{Command: d.config.Fence.Agent, Timeout: time.Duration(d.config.Fence.AgentTimeout)}
+	n.guardOptions = guard.Options{Watchdog: d.config.Fence.Watchdog, WatchdogTimeout: time.Duration(d.config.Fence.WatchdogTimeout)}
+	for _, l := range d.listeners.portals {
+		n.portals = append(n.portals, l.Addr())
+	}
+	m, err := n.openMembership(ctx)
+	if err != nil {
+		return err
+	}
+	m.run(ctx)
+	return nil
+}
+
 // openExports restores volumes and targets, and then lets initiators in: they never see a target
 // without its LUNs because of a restart.
 func (d *Daemon) openExports(ctx context.Context) error {
@@ -162,6 +182,8 @@ func (d *Daemon) openExports(ctx context.Context) error {
 	d.tasks.Go(func() { d.node.keepTrying(ctx, d.status) })
 	d.tasks.Go(func() { d.node.keepWatch(ctx) })
 	d.tasks.Go(func() { d.node.keepAsking(ctx, d.status) })
+	d.tasks.Go(func() { d.node.keepReconciled(ctx) })
+	d.tasks.Go(func() { d.node.keepNoting(ctx) })
 	return nil
 }
 
@@ -207,7 +229,7 @@ func (d *Daemon) Close(ctx context.Context) error {
 		d.stopTasks()
 	}
 	errs := []error{
-		d.closeFront(ctx), d.closeAPI(ctx), d.closeVolumes(ctx), d.closeEngine(ctx),
+		d.closeFront(ctx), d.closeAPI(ctx), d.closeVolumes(ctx), d.closeMembership(ctx), d.closeEngine(ctx),
 	}
 	d.tasks.Wait()
 	if d.reservations != nil {
@@ -254,6 +276,16 @@ func (d *Daemon) closeVolumes(ctx context.Context) error {
 	ctx, cancel := bounded(ctx, unmountTime)
 	defer cancel()
 	return d.node.quiesce(ctx)
+}
+
+func (d *Daemon) closeMembership(ctx context.Context) error {
+	m := d.node.membership.Load()
+	if m == nil {
+		return nil
+	}
+	ctx, cancel := bounded(ctx, serveLimit)
+	defer cancel()
+	return m.close(ctx)
 }
 
 func (d *Daemon) closeEngine(ctx context.Context) error {

@@ -18,6 +18,7 @@ import (
 
 	"lunar/appliance/api"
 	"lunar/appliance/config"
+	"lunar/appliance/fence/guard"
 	"lunar/datapath/device/loopdev"
 )
 
@@ -25,6 +26,7 @@ import (
 const asLunard = "LUNAR_TEST_LUNARD"
 
 func TestMain(m *testing.M) {
+	guard.Main()
 	if os.Getenv(asLunard) != "" {
 		os.Exit(Command(os.Args[1:], os.Stdout, os.Stderr))
 	}

@@ -4,11 +4,17 @@ import (
 	"cmp"
 	"context"
 	"log/slog"
+	"net"
 	"slices"
 	"sync"
+	"sync/atomic"
+	"time"
 
 	"lunar/appliance/api"
 	"lunar/appliance/cluster"
+	"lunar/appliance/config"
+	"lunar/appliance/fence"
+	"lunar/appliance/fence/guard"
 	"lunar/datapath/uring"
 	"lunar/iscsi"
 )
@@ -23,8 +29,22 @@ type Node struct {
 	reservations *reservationStore
 	poolBytes    int64
 	directory    *directory
+	reconciler   *reconciler
+	events       chan cluster.Event // for who cannot wait until they are recorded
 	database     databaseState
 	jobs         jobs
+
+	membership  atomic.Pointer[membership]
+	incarnation atomic.Uint64 // of the session, its last one while there is none
+
+	// What the configuration says of this node among others.
+	clusterAddress string
+	portals        []net.Addr
+	storage        config.Storage
+	fenceAgent     fence.AgentOptions
+	inFlight       time.Duration // bound of a write that the device has
+	sharesKernel   bool          // nodes on one machine, as the demonstration has them
+	guardOptions   guard.Options
 
 	// changes has one token: who holds it may change what is on line or exported, and may block.
 	changes chan struct{}
@@ -39,7 +59,8 @@ type Node struct {
 
 func newNode(name string, log *slog.Logger) *Node {
 	n := &Node{
-		name: name, log: log, directory: newDirectory(), changes: make(chan struct{}, 1),
+		name: name, log: log, directory: newDirectory(), reconciler: newReconciler(),
+		events: make(chan cluster.Event, maxEvents), changes: make(chan struct{}, 1),
 		volumes: map[string]*volumeState{}, targets: map[string]*target{}, units: map[unitKey]*unit{},
 	}
 	n.changes <- struct{}{}
@@ -59,6 +80,35 @@ func (n *Node) begin(ctx context.Context) (end func(), err error) {
 		return end, nil
 	case <-ctx.Done():
 		return nil, api.Errorf(api.Busy, "another change of this node's configuration is still under way: %v", ctx.Err())
+	}
+}
+
+// maxEvents bounds the events that wait to be recorded; more are in this node's own log only.
+const maxEvents = 256
+
+// noteSoon is note for who must not wait for the database.
+func (n *Node) noteSoon(_ context.Context, e cluster.Event) {
+	n.log.Info(e.Text, "event", e.Kind, "volume", e.Volume, "epoch", e.Epoch)
+	select {
+	case n.events <- e:
+	default:
+		n.log.Warn("the event was not recorded: too many wait")
+	}
+}
+
+// keepNoting records what noteSoon was told, until ctx ends.
+func (n *Node) keepNoting(ctx context.Context) {
+	for {
+		select {
+		case e := <-n.events:
+			limited, cancel := context.WithTimeout(ctx, databaseTimeout)
+			if err := n.db.Append(limited, e); err != nil {
+				n.log.Warn("the event was not recorded", "error", err)
+			}
+			cancel()
+		case <-ctx.Done():
+			return
+		}
 	}
 }
 

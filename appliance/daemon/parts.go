@@ -8,44 +8,49 @@ import (
 	"sync/atomic"
 
 	"lunar/appliance/api"
-	"lunar/datapath/coordinator"
+	"lunar/appliance/cluster"
 	"lunar/datapath/device"
+	"lunar/datapath/layout/protocol"
 	"lunar/datapath/volume"
 )
 
-// parts are what a volume consists of while it is on line.
+// parts are what a volume consists of on a node that has a path to its LUN. Who coordinates it is the
+// seat's matter.
 type parts struct {
-	dev   *device.Device
-	coord *coordinator.Coordinator
-	vol   *volume.Volume
-	size  int64 // of the device, when it was opened
+	dev    *device.Device
+	vol    *volume.Volume
+	fencer *fencing // nil where no other node has the volume
+	size   int64    // of the device, when it was opened
 
 	alarm atomic.Pointer[string] // what is wrong with the device, in words
 }
 
 // openParts takes dev over, unless it fails.
-func (n *Node) openParts(ctx context.Context, name string, dev *device.Device, epoch uint64) (*parts, error) {
+func (n *Node) openParts(ctx context.Context, r cluster.Volume, dev *device.Device) (*parts, error) {
 	size, err := dev.Size()
 	if err != nil {
 		return nil, err
 	}
-	coord, err := coordinator.Open(ctx, dev, coordinator.Options{Epoch: epoch, Log: n.log})
-	if err != nil {
+	p := &parts{dev: dev, size: size}
+	if p.fencer, err = n.openFencing(ctx, r, dev.Path); err != nil {
 		return nil, err
 	}
-	vol, err := volume.Open(ctx, volume.Options{Name: name, Device: dev, Coordinator: coord, Engine: n.engine, Log: n.log})
+	p.vol, err = volume.Open(ctx, volume.Options{
+		Name: r.Name, Node: protocol.NodeID(n.name), Device: dev, Engine: n.engine, Log: n.log,
+		Fenced: func(err error) { n.fencedOff(r.ID, err) },
+	})
 	if err != nil {
-		return nil, errors.Join(err, coord.Close(context.WithoutCancel(ctx)))
+		return nil, errors.Join(err, p.fencer.close(ctx))
 	}
-	return &parts{dev: dev, coord: coord, vol: vol, size: size}, nil
+	return p, nil
 }
 
-// close flushes and unmounts. stays tells that nothing was done because images are open.
+// close ends the volume here. stays tells that nothing was done because images are open.
 func (p *parts) close(ctx context.Context) (stays bool, err error) {
 	if err := p.vol.Close(); err != nil {
 		return true, err
 	}
-	return false, errors.Join(p.coord.Close(ctx), p.dev.Close())
+	return false, errors.Join(p.fencer.close(ctx), p.dev.Close())
 }
 
 // redirect switches redirected I/O by the user's request.

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"sync"
 	"time"
 
 	"lunar/appliance/cluster"
@@ -30,6 +31,7 @@ func (n *Node) restore(ctx context.Context) error {
 	for _, r := range volumes {
 		n.restoreVolume(ctx, r)
 	}
+	n.awaitCoordinators(ctx)
 	targets, err := n.db.Targets(ctx)
 	if err != nil {
 		return err
@@ -43,13 +45,26 @@ func (n *Node) restore(ctx context.Context) error {
 }
 
 func (n *Node) restoreVolume(ctx context.Context, r cluster.Volume) {
-	v := &volumeState{record: r}
-	n.mu.Lock()
-	n.volumes[r.ID] = v
-	n.mu.Unlock()
-	if err := n.onLine(ctx, v); err != nil {
+	if err := n.onLine(ctx, n.know(r)); err != nil {
 		n.log.Error("a volume is not available", "volume", r.Name, "wwid", r.WWID, "error", err)
 	}
+}
+
+// awaitCoordinators lets the volumes find their coordinators side by side; one that has none is noted, and
+// its LUNs wait.
+func (n *Node) awaitCoordinators(ctx context.Context) {
+	var all sync.WaitGroup
+	for _, v := range n.sortedVolumes() {
+		if v.seat.Load() == nil {
+			continue
+		}
+		all.Go(func() {
+			if err := n.awaitCoordinator(ctx, v); err != nil {
+				n.log.Error("a volume is not available", "error", err)
+			}
+		})
+	}
+	all.Wait()
 }
 
 // keepTrying tries again what is not available, until ctx ends.

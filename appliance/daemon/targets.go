@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 	"time"
@@ -120,6 +121,20 @@ func (n *Node) CreateTarget(ctx context.Context, name string) (api.Target, error
 	return n.describeTarget(t), nil
 }
 
+// sortedTargets is the targets by name.
+func (n *Node) sortedTargets() []*target {
+	n.mu.RLock()
+	defer n.mu.RUnlock()
+	return slices.SortedFunc(maps.Values(n.targets), func(a, b *target) int { return cmp.Compare(a.name, b.name) })
+}
+
+// lunsOf is a copy of a target's LUN map.
+func (n *Node) lunsOf(t *target) map[uint16]*lun {
+	n.mu.RLock()
+	defer n.mu.RUnlock()
+	return maps.Clone(t.luns)
+}
+
 func (n *Node) targetCount() int {
 	n.mu.RLock()
 	defer n.mu.RUnlock()
@@ -161,7 +176,11 @@ func (n *Node) post(lane int, fn func()) error { return n.engine.Ring(lane).Post
 func (n *Node) attach(ctx context.Context, t *target, l *lun) {
 	u, err := n.acquire(ctx, l.record)
 	if err == nil {
-		if err = t.scsi.Map(l.record.Number, u.lu); err != nil {
+		if err = t.scsi.Map(l.record.Number, u.lu); err == nil {
+			err = n.reservations.refresh(ctx, u.naa) // what came while it was being mapped
+		}
+		if err != nil {
+			_ = t.scsi.Unmap(l.record.Number) // unless it was not mapped
 			err = errors.Join(err, n.release(ctx, u))
 		}
 	}

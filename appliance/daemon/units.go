@@ -21,7 +21,8 @@ type unitKey struct{ volumeID, path string }
 type unit struct {
 	lu    *scsi.LogicalUnit
 	image *volume.Image
-	luns  int // that lead to it; guarded by Node.changes
+	naa   string // in hex
+	luns  int    // that lead to it; guarded by Node.changes
 }
 
 // acquire gives the unit of an image one more LUN, and opens it if it is the first. The caller
@@ -41,7 +42,7 @@ func (n *Node) acquire(ctx context.Context, l cluster.LUN) (*unit, error) {
 		return nil, api.Errorf(api.Unavailable, "volume %s is not available: %s", n.record(v).Name, v.why())
 	}
 	defer release()
-	u, err := newUnit(ctx, p, l)
+	u, err := n.newUnit(ctx, p, l)
 	if err != nil {
 		return nil, err
 	}
@@ -51,7 +52,7 @@ func (n *Node) acquire(ctx context.Context, l cluster.LUN) (*unit, error) {
 	return u, nil
 }
 
-func newUnit(ctx context.Context, p *parts, l cluster.LUN) (*unit, error) {
+func (n *Node) newUnit(ctx context.Context, p *parts, l cluster.LUN) (*unit, error) {
 	naa, err := hex.DecodeString(l.NAA)
 	if err != nil {
 		return nil, fmt.Errorf("NAA %q: %w", l.NAA, err)
@@ -61,17 +62,17 @@ func newUnit(ctx context.Context, p *parts, l cluster.LUN) (*unit, error) {
 		return nil, err
 	}
 	lu, err := scsi.NewLogicalUnit(image, scsi.UnitOptions{
-		NAA: naa, Serial: l.Serial, Thin: true, PhysicalBlock: physicalBlock(p.dev),
+		NAA: naa, Serial: l.Serial, Thin: true, PhysicalBlock: physicalBlock(p.dev), Shared: n.membership.Load().shared,
 	})
 	if err == nil {
 		state, _ := p.state()
-		err = lu.SetPortGroups(portGroups(accessStates[state])) // before anyone could be told of a change
+		err = lu.SetPortGroups(n.groupsFor(l.VolumeID, accessStates[state])) // before anyone could be told of a change
 	}
 	if err != nil {
 		_ = image.Close(ctx)
 		return nil, err
 	}
-	return &unit{lu: lu, image: image, luns: 1}, nil
+	return &unit{lu: lu, image: image, naa: l.NAA, luns: 1}, nil
 }
 
 // physicalBlock is the device's, of the two lengths that hypervisors know.
@@ -95,7 +96,20 @@ func (n *Node) release(ctx context.Context, u *unit) error {
 		}
 	}
 	n.mu.Unlock()
+	n.reservations.forget(ctx, u.naa)
 	return u.image.Close(ctx)
+}
+
+// unitByNAA is nil where no LUN leads to it.
+func (n *Node) unitByNAA(naa string) *unit {
+	n.mu.RLock()
+	defer n.mu.RUnlock()
+	for _, u := range n.units {
+		if u.naa == naa {
+			return u
+		}
+	}
+	return nil
 }
 
 func (n *Node) unit(key unitKey) *unit {

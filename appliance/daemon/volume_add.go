@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"time"
 
 	"lunar/appliance/api"
 	"lunar/appliance/cluster"
@@ -50,18 +51,63 @@ func (n *Node) addVolume(ctx context.Context, r api.AddVolume) (*volumeState, er
 	if err := n.prepare(ctx, dev, r); err != nil {
 		return nil, err
 	}
-	record, err := n.db.AddVolume(ctx, cluster.Volume{Name: n.volumeName(r.Name), WWID: dev.WWID, Device: dev.Path})
+	record, err := n.db.AddVolume(ctx, cluster.Volume{Name: n.volumeName(r.Name), WWID: dev.WWID, Device: dev.Path, AllowUnfenced: r.AllowUnfenced})
 	if err != nil {
 		return nil, err
 	}
-	v := &volumeState{record: record}
-	if err := n.onLine(ctx, v); err != nil {
-		return nil, errors.Join(err, n.db.RemoveVolume(context.WithoutCancel(ctx), record.ID))
+	v := n.know(record)
+	if err = n.onLine(ctx, v); err == nil {
+		err = n.awaitCoordinator(ctx, v)
 	}
-	n.mu.Lock()
-	n.volumes[record.ID] = v
-	n.mu.Unlock()
+	if err != nil {
+		ctx = context.WithoutCancel(ctx)
+		return nil, errors.Join(err, v.offLine(ctx, "it was not added"), n.db.RemoveVolume(ctx, record.ID), n.forget(record.ID))
+	}
 	return v, nil
+}
+
+// know adds a volume of the database to those of this node, off line.
+func (n *Node) know(r cluster.Volume) *volumeState {
+	v := &volumeState{node: n, record: r}
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.volumes[r.ID] = v
+	return v
+}
+
+func (n *Node) forget(volumeID string) error {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	delete(n.volumes, volumeID)
+	return nil
+}
+
+// coordinatorLimit bounds the wait for a volume's first coordinator, whose journal's replay takes seconds.
+const coordinatorLimit = 30 * time.Second
+
+// awaitCoordinator returns when the volume follows a coordinator, here or elsewhere, or why it does not.
+func (n *Node) awaitCoordinator(ctx context.Context, v *volumeState) error {
+	ctx, cancel := context.WithTimeout(ctx, coordinatorLimit)
+	defer cancel()
+	for tick := time.NewTicker(5 * time.Millisecond); ; {
+		p, release := v.borrow()
+		if p == nil {
+			tick.Stop()
+			return api.Errorf(api.Unavailable, "volume %s: %s", v.record.Name, v.why())
+		}
+		s := p.vol.Status()
+		release()
+		if err := v.seat.Load().failure(); err != nil || s.Epoch > 0 && !s.Orphan {
+			tick.Stop()
+			return err
+		}
+		select {
+		case <-tick.C:
+		case <-ctx.Done():
+			tick.Stop()
+			return v.complain(ctx.Err())
+		}
+	}
 }
 
 // unknown refuses a name or a LUN that is a volume already, before anything is formatted.

@@ -6,15 +6,20 @@ import (
 	"fmt"
 	"slices"
 	"sync"
+	"sync/atomic"
 
 	"lunar/appliance/api"
 	"lunar/appliance/cluster"
+	"lunar/datapath/coordinator"
 	"lunar/datapath/device"
+	"lunar/datapath/volume"
 )
 
 // volumeState is a volume of this node; Node.mu guards its record.
 type volumeState struct {
+	node   *Node
 	record cluster.Volume
+	seat   atomic.Pointer[seat] // of the parts: set before them, nil after them
 
 	use    sync.RWMutex // read-held while its parts are used, write-held while they come or go
 	parts  *parts       // nil: off line
@@ -56,65 +61,91 @@ func (v *volumeState) set(p *parts, reason string) {
 	v.parts, v.reason = p, reason
 }
 
-// offLine waits for the calls under way, then unmounts.
+// offLine waits for the calls under way, hands the volume over if this node coordinates it, and lets
+// the device go. Its images are closed.
 func (v *volumeState) offLine(ctx context.Context, reason string) error {
+	p, release := v.borrow()
+	if p == nil {
+		return nil
+	}
+	release()
+	if images := p.vol.Status().Images; images > 0 {
+		return fmt.Errorf("volume %s: %w: %d images are open", v.record.Name, volume.ErrInUse, images)
+	}
+	v.node.forgetPath(v.record.ID)
+	seat := v.seat.Load()
+	err := seat.resign(ctx, reason)
+	seat.end()
 	v.use.Lock()
 	defer v.use.Unlock()
 	if v.parts == nil {
-		return nil
+		return err
 	}
-	stays, err := v.parts.close(ctx)
+	stays, closed := v.parts.close(ctx)
 	if !stays {
 		v.parts, v.reason = nil, reason
+		v.seat.Store(nil)
 	}
-	return err
+	return errors.Join(err, closed)
 }
 
-// onLine finds the volume's LUN by its WWID and mounts it under a new epoch. On failure it notes
+// onLine finds the volume's LUN by its WWID and takes part in its coordination. On failure it notes
 // the reason. The caller holds Node.changes.
 func (n *Node) onLine(ctx context.Context, v *volumeState) error {
-	p, record, err := n.openVolume(ctx, v.record)
+	p, err := n.openVolume(ctx, v.record)
 	if err != nil {
 		v.set(nil, err.Error())
 		return err
 	}
-	n.mu.Lock()
-	v.record = record
-	n.mu.Unlock()
+	seat := n.newSeat(v)
+	v.seat.Store(seat)
 	v.set(p, "")
-	return p.redirect(ctx, record.RedirectedOn(n.name))
+	if err := p.redirect(ctx, v.record.RedirectedOn(n.name)); err != nil {
+		return err
+	}
+	seat.start()
+	m := n.membership.Load()
+	if seen, ok := m.view.Load().Seats[v.record.ID]; ok {
+		seat.saw(seen)
+	}
+	m.session.SetPath(v.record.ID, true)
+	return nil
 }
 
-func (n *Node) openVolume(ctx context.Context, r cluster.Volume) (*parts, cluster.Volume, error) {
-	dev, err := findDevice(r.WWID, r.Device)
+func (n *Node) openVolume(ctx context.Context, r cluster.Volume) (*parts, error) {
+	dev, err := n.findDevice(r.WWID, r.Device)
 	if err != nil {
-		return nil, r, err
+		return nil, err
 	}
-	epoch, err := n.db.NextEpoch(ctx, r.ID)
+	p, err := n.openParts(ctx, r, dev)
 	if err != nil {
-		return nil, r, errors.Join(err, dev.Close())
+		return nil, errors.Join(err, dev.Close())
 	}
-	p, err := n.openParts(ctx, r.Name, dev, epoch)
-	if err != nil {
-		return nil, r, errors.Join(err, dev.Close())
-	}
-	r, err = n.db.UpdateVolume(ctx, r.ID, func(r *cluster.Volume) error {
-		r.Device, r.FileSystem = dev.Path, string(p.coord.FS())
+	return p, nil
+}
+
+// saw notes in the database what the coordinator has learnt of the volume.
+func (n *Node) saw(ctx context.Context, v *volumeState, p *parts, c *coordinator.Coordinator) error {
+	record, err := n.db.UpdateVolume(ctx, v.record.ID, func(r *cluster.Volume) error {
+		r.Device, r.FileSystem = p.dev.Path, string(c.FS())
 		return nil
 	})
 	if err != nil {
-		_, closed := p.close(context.WithoutCancel(ctx))
-		return nil, r, errors.Join(err, closed)
+		return err
 	}
-	return p, r, nil
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	v.record = record
+	return nil
 }
 
 // findDevice opens the LUN with a WWID; hint is where it was.
-func findDevice(wwid, hint string) (*device.Device, error) {
+func (n *Node) findDevice(wwid, hint string) (*device.Device, error) {
 	paths, err := device.Find(wwid)
 	if err != nil {
 		return nil, fmt.Errorf("list block devices: %w", err)
 	}
+	paths = slices.DeleteFunc(paths, func(path string) bool { return !n.storage.Allows(path) })
 	if i := slices.Index(paths, hint); i > 0 {
 		paths[0], paths[i] = paths[i], paths[0]
 	}

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"strings"
+	"time"
 
 	"lunar/appliance/api"
 	"lunar/appliance/cluster"
@@ -54,7 +55,7 @@ func (n *Node) describe(ctx context.Context, v *volumeState) api.Volume {
 	r := n.record(v)
 	out := api.Volume{
 		Name: r.Name, WWID: r.WWID, Device: r.Device, FileSystem: r.FileSystem, Epoch: r.Epoch, Created: r.Created,
-		State: api.StateAbsent, Fencing: "not needed: this node is the only one",
+		State: api.StateAbsent,
 	}
 	p, release := v.borrow()
 	if p == nil {
@@ -62,12 +63,27 @@ func (n *Node) describe(ctx context.Context, v *volumeState) api.Volume {
 		return out
 	}
 	defer release()
-	out.Coordinator, out.Device = n.name, p.dev.Path
+	out.Coordinator, out.Device, out.Fencing = v.coordinator(), p.dev.Path, p.fencer.describe()
+	out.Epoch = p.vol.Status().Epoch
 	out.State, out.Reason = p.state()
 	if space, err := p.vol.Space(ctx); err == nil {
 		out.Size, out.Free = space.Size, space.Free
 	}
 	return out
+}
+
+// coordinator is the node that coordinates the volume, as far as it is known here.
+func (v *volumeState) coordinator() string {
+	s := v.seat.Load()
+	if s == nil {
+		return ""
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.seen.Coordinator == nil {
+		return ""
+	}
+	return s.seen.Coordinator.Node
 }
 
 // RenameVolume implements server.Volumes.
@@ -146,9 +162,32 @@ func (n *Node) EjectVolume(ctx context.Context, name string) error {
 	if err := n.db.RemoveVolume(ctx, v.record.ID); err != nil {
 		return refusal(errors.Join(err, n.onLine(context.WithoutCancel(ctx), v)))
 	}
-	n.mu.Lock()
-	delete(n.volumes, v.record.ID)
-	n.mu.Unlock()
+	if err := errors.Join(n.forget(v.record.ID), n.awaitVacant(ctx, v.record.ID)); err != nil {
+		return refusal(err)
+	}
 	n.note(ctx, cluster.Event{Kind: "volume.eject", Volume: name, Text: fmt.Sprintf("volume %s on %s was ejected", name, v.record.Device)})
 	return nil
+}
+
+// awaitVacant returns when no node has the volume mounted any more.
+func (n *Node) awaitVacant(ctx context.Context, volumeID string) error {
+	ctx, cancel := context.WithTimeout(ctx, coordinatorLimit)
+	defer cancel()
+	tick := time.NewTicker(20 * time.Millisecond)
+	defer tick.Stop()
+	for {
+		view, err := n.membership.Load().elections.View(ctx)
+		if err != nil {
+			return err
+		}
+		c := view.Seats[volumeID].Coordinator
+		if c == nil {
+			return nil
+		}
+		select {
+		case <-tick.C:
+		case <-ctx.Done():
+			return fmt.Errorf("the volume is ejected, but node %s has not unmounted it yet: %w", c.Node, ctx.Err())
+		}
+	}
 }

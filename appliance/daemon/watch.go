@@ -6,7 +6,6 @@ import (
 	"time"
 
 	"lunar/appliance/api"
-	"lunar/iscsi"
 	"lunar/iscsi/scsi"
 )
 
@@ -81,7 +80,7 @@ func (n *Node) followStates() {
 		if !known {
 			continue
 		}
-		if err := u.lu.SetPortGroups(portGroups(state)); err != nil {
+		if err := u.lu.SetPortGroups(n.groupsFor(key.volumeID, state)); err != nil {
 			n.log.Error("the access state was not set", "image", key.path, "error", err)
 		}
 	}
@@ -106,7 +105,7 @@ func (n *Node) volumeStates() map[string]scsi.AccessState {
 	return out
 }
 
-// portGroups is the one target port group of this node.
-func portGroups(state scsi.AccessState) []scsi.PortGroup {
-	return []scsi.PortGroup{{ID: iscsi.DefaultGroup, State: state, Ports: []uint16{iscsi.DefaultGroup}}}
+// portGroups is the one target port group of a node: its number is also that of its target port.
+func portGroups(number uint16, state scsi.AccessState) []scsi.PortGroup {
+	return []scsi.PortGroup{{ID: number, State: state, Ports: []uint16{number}}}
 }

@@ -45,7 +45,7 @@ type DataPath interface {
 // ServerOptions sets a Server up.
 type ServerOptions struct {
 	// TLS has this node's certificate, the cluster's CA in ClientCAs, and ClientAuth
-	// tls.RequireAndVerifyClientCert. The common name of a peer's certificate is its NodeID.
+	// tls.RequireAndVerifyClientCert, or VerifyConnection that does this. The common name of a peer's certificate is its NodeID.
 	TLS *tls.Config
 	// Lookup finds the coordinator of a volume here. ErrStale: it is another epoch's, or not here;
 	// ErrUnreachable: not yet. It does not block.
@@ -63,13 +63,19 @@ func (o ServerOptions) Validate() error {
 	switch {
 	case o.Lookup == nil:
 		return fmt.Errorf("wire: ServerOptions.Lookup is missing: %w", unix.EINVAL)
-	case o.TLS == nil || o.TLS.ClientAuth != tls.RequireAndVerifyClientCert || o.TLS.ClientCAs == nil:
+	case o.TLS == nil || !verifiesClients(o.TLS):
 		return fmt.Errorf("wire: ServerOptions.TLS has to require certificates of the cluster's CA from clients: %w", unix.EINVAL)
 	}
 	if err := o.Limits.validate(); err != nil {
 		return err
 	}
 	return o.Timing.validate()
+}
+
+// verifiesClients tells that only who has a certificate of the cluster's CA gets in.
+func verifiesClients(c *tls.Config) bool {
+	return c.ClientAuth == tls.RequireAndVerifyClientCert && c.ClientCAs != nil ||
+		c.ClientAuth == tls.RequireAnyClientCert && c.VerifyConnection != nil
 }
 
 // ClientOptions sets a Client up.

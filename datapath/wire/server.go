@@ -166,17 +166,17 @@ func (sv *Server) leave(t *turn) {
 	delete(sv.turns, t.id)
 }
 
-// peerNode is the name in the peer's certificate.
+// peerNode is the name in the peer's certificate, which the handshake has verified (ServerOptions.TLS).
 func peerNode(ctx context.Context) (protocol.NodeID, error) {
 	p, ok := peer.FromContext(ctx)
 	if !ok {
 		return "", fmt.Errorf("no peer: %w", unix.EPERM)
 	}
 	info, ok := p.AuthInfo.(credentials.TLSInfo)
-	if !ok || len(info.State.VerifiedChains) == 0 {
+	if !ok || len(info.State.PeerCertificates) == 0 {
 		return "", fmt.Errorf("no certificate of the cluster's: %w", unix.EPERM)
 	}
-	return protocol.NodeID(info.State.VerifiedChains[0][0].Subject.CommonName), nil
+	return protocol.NodeID(info.State.PeerCertificates[0].Subject.CommonName), nil
 }
 
 // turnOf is the turn that a call belongs to.

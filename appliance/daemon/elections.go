@@ -1,0 +1,168 @@
+package daemon
+
+import (
+	"context"
+	"fmt"
+	"net"
+	"slices"
+	"strings"
+
+	"lunar/appliance/api"
+	"lunar/appliance/cluster"
+	"lunar/iscsi"
+	"lunar/iscsi/scsi"
+)
+
+// duties brings the news of elections to the volumes' seats.
+func (m *membership) duties() cluster.Duties {
+	n := m.node
+	return cluster.Duties{
+		Won: func(t *cluster.Term) {
+			if s := n.seatOf(t.Volume); s != nil {
+				s.elected(t)
+				return
+			}
+			m.tasks.Go(func() { // the volume went off line meanwhile
+				ctx, cancel := context.WithTimeout(context.Background(), recordLimit)
+				defer cancel()
+				if err := t.Release(ctx, ""); err != nil {
+					n.log.Warn("a seat was not given back", "volume", t.Volume, "error", err)
+				}
+			})
+		},
+		Leave: func(t *cluster.Term, next, reason string) {
+			if s := n.seatOf(t.Volume); s != nil {
+				s.leave(t, next, reason)
+			}
+		},
+		Over: func(t *cluster.Term, reason string) {
+			if s := n.seatOf(t.Volume); s != nil {
+				s.over(t, reason)
+			}
+		},
+		Changed: m.viewChanged,
+	}
+}
+
+func (m *membership) viewChanged(v *cluster.View) {
+	m.view.Store(v)
+	for id, seen := range v.Seats {
+		if s := m.node.seatOf(id); s != nil {
+			s.saw(seen)
+		}
+	}
+	m.node.tellPeers()
+	m.node.followStates()
+}
+
+// seatOf is nil while the volume is off line here: then this node says that it has no path, and wins nothing.
+func (n *Node) seatOf(volumeID string) *seat {
+	v := n.volumeByID(volumeID)
+	if v == nil {
+		return nil
+	}
+	return v.seat.Load()
+}
+
+// noPath says that this node cannot coordinate the volume before its path is back; keepWatch says when.
+func (n *Node) noPath(v *volumeState) {
+	if m := n.membership.Load(); m != nil && m.session != nil {
+		m.session.SetPath(v.record.ID, false)
+	}
+}
+
+func (n *Node) forgetPath(volumeID string) {
+	if m := n.membership.Load(); m != nil && m.session != nil {
+		m.session.ForgetPath(volumeID)
+	}
+}
+
+// tellPeers tells initiators the portals of the other nodes.
+func (n *Node) tellPeers() {
+	m := n.membership.Load()
+	if m == nil || !m.shared {
+		return
+	}
+	view := m.view.Load()
+	var peers []iscsi.Peer
+	for _, o := range m.others() {
+		for _, address := range view.Nodes[o.Name].Portals {
+			peers = append(peers, iscsi.Peer{Address: address, Group: o.Number})
+		}
+	}
+	n.front.SetPeers(peers)
+}
+
+// portalAddresses are this node's portals as other nodes tell them; a wildcard is its cluster address.
+func (n *Node) portalAddresses() []string {
+	var out []string
+	for _, a := range n.portals {
+		host, port, err := net.SplitHostPort(a.String())
+		if ip := net.ParseIP(host); err == nil && ip != nil && ip.IsUnspecified() {
+			a := net.JoinHostPort(n.clusterAddress, port)
+			if n.clusterAddress == "" || slices.Contains(out, a) {
+				continue
+			}
+			out = append(out, a)
+			continue
+		}
+		out = append(out, a.String())
+	}
+	return out
+}
+
+// groupsFor is the target port groups of a volume's units, one per node: own is this node's state.
+func (n *Node) groupsFor(volumeID string, own scsi.AccessState) []scsi.PortGroup {
+	m := n.membership.Load()
+	if m == nil || !m.shared {
+		return portGroups(iscsi.DefaultGroup, own)
+	}
+	groups := portGroups(n.db.Number(), own)
+	view := m.view.Load()
+	for _, o := range m.others() {
+		groups = append(groups, portGroups(o.Number, n.stateElsewhere(view, volumeID, o.Name))...)
+	}
+	slices.SortFunc(groups, func(a, b scsi.PortGroup) int { return int(a.ID) - int(b.ID) })
+	return groups
+}
+
+// stateElsewhere is how another node reaches a volume, as far as the cluster knows.
+func (n *Node) stateElsewhere(view *cluster.View, volumeID, node string) scsi.AccessState {
+	present, ok := view.Nodes[node]
+	reached, known := present.Paths[volumeID]
+	v := n.volumeByID(volumeID)
+	switch {
+	case !ok || !known:
+		return scsi.Unavailable
+	case !reached:
+		return scsi.ActiveNonOptimized
+	case v != nil:
+		if r := n.record(v); r.RedirectedOn(node) {
+			return scsi.ActiveNonOptimized
+		}
+	}
+	return scsi.ActiveOptimized
+}
+
+// MoveVolume implements server.Volumes: it returns when the next coordinator serves.
+func (n *Node) MoveVolume(ctx context.Context, name, to string) (api.MovedVolume, error) {
+	v, err := n.volume(name)
+	if err != nil {
+		return api.MovedVolume{}, err
+	}
+	m := n.membership.Load()
+	after, err := m.elections.Move(ctx, v.record.ID, to)
+	if err != nil {
+		return api.MovedVolume{}, refusal(err)
+	}
+	seat, err := m.elections.Await(ctx, v.record.ID, after)
+	if err != nil {
+		return api.MovedVolume{}, refusal(err)
+	}
+	where := strings.TrimSpace(to)
+	if seat.Coordinator != nil {
+		where = seat.Coordinator.Node
+	}
+	n.note(ctx, cluster.Event{Kind: "volume.move", Volume: name, Epoch: seat.Epoch, Text: fmt.Sprintf("volume %s was moved to node %s by order", name, where)})
+	return api.MovedVolume{Volume: name, Node: where, Epoch: seat.Epoch}, nil
+}

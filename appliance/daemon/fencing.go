@@ -1,0 +1,216 @@
+package daemon
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+	"time"
+
+	"lunar/appliance/cluster"
+	"lunar/appliance/fence"
+	"lunar/appliance/fence/guard"
+	"lunar/datapath/device"
+	"lunar/datapath/layout/protocol"
+)
+
+// leaseMargin is for the guard to do its work, and for clocks that run at other rates.
+const leaseMargin = 250 * time.Millisecond
+
+// fencing is how the nodes of one volume are kept from writing to it. A node has a place there per
+// incarnation of its session. A nil *fencing is that of a node without others.
+type fencing struct {
+	node    *Node
+	options fence.Options
+	lun     *device.Reservations // nil: the device has none
+
+	mu     sync.Mutex // guards what follows
+	fencer *fence.Fencer
+}
+
+// openFencing enters this node among those of the volume, before its first I/O there.
+func (n *Node) openFencing(ctx context.Context, r cluster.Volume, path string) (*fencing, error) {
+	m := n.membership.Load()
+	if !m.shared {
+		return nil, nil
+	}
+	f := &fencing{node: n, options: fence.Options{
+		Volume: r.Name, Device: path, Cluster: n.db.InCluster(), Self: fence.Node{Name: n.name, Number: n.db.Number()},
+		Admission: n, Log: n.log, AllowUnfenced: r.AllowUnfenced, Agent: n.fenceAgent,
+		Lease: fence.LeaseOptions{TTL: m.ttl, InFlight: n.inFlight, Margin: leaseMargin},
+	}}
+	if lun, err := device.OpenReservations(path); err == nil {
+		f.lun, f.options.LUN = lun, lun
+	}
+	_, err := f.present(ctx)
+	switch {
+	case err == nil:
+		return f, nil
+	case errors.Is(err, fence.ErrUnfenced) && len(m.others()) == 0:
+		n.log.Warn("no other node of the cluster will be given this volume", "volume", r.Name, "reason", err)
+		return nil, f.close(ctx)
+	}
+	return nil, errors.Join(err, f.close(ctx))
+}
+
+// present is the fencer of this node's present incarnation.
+func (f *fencing) present(ctx context.Context) (*fence.Fencer, error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	incarnation := uint32(f.node.incarnation.Load())
+	if f.fencer != nil && f.options.Self.Incarnation == incarnation {
+		return f.fencer, nil
+	}
+	f.options.Self.Incarnation = incarnation
+	next, err := fence.Open(ctx, f.options)
+	if err == nil {
+		err = next.Admit(ctx)
+	}
+	if err != nil {
+		return nil, err
+	}
+	f.fencer = next
+	return next, nil
+}
+
+func (f *fencing) fence(ctx context.Context, v fence.Victim) (fence.Proof, error) {
+	if f == nil {
+		return fence.Proof{}, errors.New("the volume is this node's alone")
+	}
+	fencer, err := f.present(ctx)
+	if err != nil {
+		return fence.Proof{}, err
+	}
+	return fencer.Fence(ctx, v)
+}
+
+// renew takes this node's place for its present incarnation.
+func (f *fencing) renew(ctx context.Context) error {
+	if f == nil {
+		return nil
+	}
+	_, err := f.present(ctx)
+	return err
+}
+
+// describe says in plain words what keeps a node that is out from writing.
+func (f *fencing) describe() string {
+	if f == nil {
+		return "not needed: this node is the only one"
+	}
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.fencer == nil {
+		return "none yet"
+	}
+	return f.fencer.Describe()
+}
+
+// close gives this node's right to write up.
+func (f *fencing) close(ctx context.Context) (err error) {
+	if f == nil {
+		return nil
+	}
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.fencer != nil {
+		err = f.fencer.Leave(ctx)
+	}
+	if f.lun != nil {
+		err = errors.Join(err, f.lun.Close())
+	}
+	return err
+}
+
+// fencedOff is told that the LUN refuses this node's writes: its incarnation is over, unless a path of it only
+// came back without its key.
+func (n *Node) fencedOff(volumeID string, cause error) {
+	n.log.Error("the LUN refuses this node's writes", "volume", volumeID, "error", cause)
+	if m := n.membership.Load(); m != nil && m.session != nil {
+		m.session.Renew("a LUN refuses this node's writes: it was fenced")
+	}
+}
+
+// fencePrevious makes sure that who had the volume mounted before cannot write to it. What this node's own
+// earlier terms had mounted is gone with their end, or with the process that held the state directory.
+func (s *seat) fencePrevious(ctx context.Context, p *parts, t *cluster.Term) error {
+	prev := t.Previous
+	if prev == nil || prev.Node == s.node.name {
+		return nil
+	}
+	return s.fenceParty(ctx, p, *prev, fmt.Sprintf("node %s did not hand volume %s over", prev.Node, s.name()))
+}
+
+// fence is the coordinator's: a node that does not answer recalls.
+func (s *seat) fence(ctx context.Context, p *parts, node string) error {
+	incarnation, err := s.node.db.LastIncarnation(ctx, node)
+	if err != nil {
+		return err
+	}
+	return s.fenceParty(ctx, p, cluster.Party{Node: node, Incarnation: incarnation}, "it does not give volume "+s.name()+"'s layouts back")
+}
+
+// fenceParty evicts an incarnation of a node, and proves that it cannot write to this volume any more.
+func (s *seat) fenceParty(ctx context.Context, p *parts, who cluster.Party, why string) error {
+	m := s.node.membership.Load()
+	wait, err := m.elections.Suspect(ctx, who.Node, who.Incarnation, why)
+	if err != nil {
+		return fmt.Errorf("evict node %s: %w", who.Node, err)
+	}
+	victim := fence.Victim{
+		Node:    fence.Node{Name: who.Node, Number: s.node.numberOf(who.Node), Incarnation: uint32(who.Incarnation)},
+		Expired: wait == 0,
+	}
+	proof, err := p.fencer.fence(ctx, victim)
+	if err != nil {
+		return fmt.Errorf("fence node %s: %w", who.Node, err)
+	}
+	s.note(ctx, "node.fenced", 0, fmt.Sprintf("node %s was fenced from volume %s: %s; by %s, within %v (%s)",
+		who.Node, s.name(), why, proof.Method, proof.Took.Round(time.Millisecond), proof.Detail))
+	return nil
+}
+
+// holders are the other nodes that may hold layouts of older terms.
+func (n *Node) holders() []protocol.NodeID {
+	var out []protocol.NodeID
+	for _, o := range n.membership.Load().others() {
+		out = append(out, protocol.NodeID(o.Name))
+	}
+	return out
+}
+
+// guardProcess is nil where no other node could take this one's volumes.
+func (n *Node) guardProcess() *guard.Guard {
+	if m := n.membership.Load(); m != nil {
+		return m.guard
+	}
+	return nil
+}
+
+func (n *Node) numberOf(node string) uint16 {
+	for _, o := range *n.membership.Load().members.Load() {
+		if o.Name == node {
+			return o.Number
+		}
+	}
+	return 0
+}
+
+func (n *Node) addressOf(node string) (string, bool) {
+	for _, o := range *n.membership.Load().members.Load() {
+		if o.Name == node {
+			return o.Address, true
+		}
+	}
+	return "", false
+}
+
+// Admitted implements fence.Admission: what the database says now.
+func (n *Node) Admitted(ctx context.Context, who fence.Node) (bool, error) {
+	view, err := n.membership.Load().elections.View(ctx)
+	if err != nil {
+		return false, err
+	}
+	present, ok := view.Nodes[who.Name]
+	return ok && uint32(present.Incarnation) == who.Incarnation, nil
+}

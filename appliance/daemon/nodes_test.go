@@ -1,0 +1,100 @@
+package daemon
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"path/filepath"
+	"runtime"
+	"testing"
+	"time"
+
+	"lunar/appliance/api"
+	"lunar/appliance/config"
+	"lunar/datapath/device/loopdev"
+)
+
+// nodes are several nodes in this process, each with its own loop device over one file as its path to the LUN.
+type nodes struct {
+	all   []*bench
+	loops []*loopdev.Loop
+}
+
+// newNodes makes a cluster of n nodes. Its addresses are loopback's.
+func newNodes(t *testing.T, n int) *nodes {
+	t.Helper()
+	before := runtime.GOMAXPROCS(4 + 4*n) // each engine's rings keep a P while they wait
+	t.Cleanup(func() { runtime.GOMAXPROCS(before) })
+	file := filepath.Join(t.TempDir(), "lun")
+	must(t, os.WriteFile(file, nil, 0o600))
+	must(t, os.Truncate(file, 1<<30))
+	c := &nodes{}
+	for i := range n {
+		loop, err := loopdev.Attach(file, loopdev.Options{})
+		must(t, err)
+		t.Cleanup(func() { must(t, loop.Detach()) })
+		b := newBench(t)
+		b.config.Node.Name = fmt.Sprintf("n%d", i+1)
+		b.config.Cluster.Address = fmt.Sprintf("127.0.%d.%d", os.Getpid()%250+1, i+1)
+		b.config.Cluster.Profile = config.ProfileFast
+		b.config.ISCSI.Portals = []string{b.config.Cluster.Address + ":0"}
+		b.config.Storage = config.Storage{Devices: []string{loop.Path}, SharedKernel: true}
+		b.config.Fence.InFlight = config.Duration(300 * time.Millisecond)
+		b.config.Engine.Rings = 1
+		c.all, c.loops = append(c.all, b), append(c.loops, loop)
+	}
+	first := c.all[0]
+	first.start()
+	must(t, first.daemon.node.db.Init(t.Context()))
+	first.restart()
+	for _, b := range c.all[1:] {
+		token, err := first.daemon.node.db.NewToken(t.Context(), 0)
+		must(t, err)
+		b.start()
+		must(t, b.daemon.node.db.Join(t.Context(), first.config.Cluster.Address, token))
+		b.restart()
+	}
+	return c
+}
+
+func (c *nodes) stop() {
+	for i := len(c.all) - 1; i >= 0; i-- {
+		c.all[i].stop()
+	}
+}
+
+func TestThreeNodes(t *testing.T) {
+	c := newNodes(t, 3)
+	defer c.stop()
+	first := c.all[0]
+	ctx, cancel := context.WithTimeout(t.Context(), 40*time.Second)
+	defer cancel()
+	_, err := first.client.AddVolume(ctx, api.AddVolume{Device: c.loops[0].Path, Format: "xfs", AllowUnfenced: true})
+	must(t, err)
+	_, err = first.client.CreateImage(ctx, api.CreateImage{Image: "Volume1/disk.img", Size: 64 << 20})
+	must(t, err)
+	_, err = first.client.CreateTarget(ctx, iqn)
+	must(t, err)
+	_, err = first.client.Map(ctx, iqn, api.Map{Image: "Volume1/disk.img"})
+	must(t, err)
+	for _, b := range c.all {
+		eventually(t, 10*time.Second, "the LUN is on every node", func() bool {
+			all, err := b.client.Targets(ctx)
+			return err == nil && len(all) == 1 && len(all[0].LUNs) == 1 && all[0].LUNs[0].State == api.LUNOnline
+		})
+	}
+	for i, b := range c.all {
+		must(t, qemuIO(t, b.portal(), "", fmt.Sprintf("write -P %d %dM 1M", i+1, i)))
+	}
+	for _, b := range c.all {
+		must(t, qemuIO(t, b.portal(), "", "read -P 1 0 1M", "read -P 2 1M 1M", "read -P 3 2M 1M"))
+	}
+	_, err = first.daemon.node.MoveVolume(ctx, "Volume1", "n2")
+	must(t, err)
+	for i, b := range c.all {
+		must(t, qemuIO(t, b.portal(), "", fmt.Sprintf("write -P %d %dM 1M", i+11, i+8)))
+	}
+	for _, b := range c.all {
+		must(t, qemuIO(t, b.portal(), "", "read -P 11 8M 1M", "read -P 12 9M 1M", "read -P 13 10M 1M", "read -P 3 2M 1M"))
+	}
+}
