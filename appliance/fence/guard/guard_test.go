@@ -252,3 +252,42 @@ func TestOptionsValidate(t *testing.T) {
 		}
 	}
 }
+
+// A daemon that has nothing mounted may let its deadline pass, once it has said so.
+func TestDisarm(t *testing.T) {
+	g := launch(t)
+	for range 3 {
+		if err := g.Renew(Now() + 100*time.Millisecond); err != nil {
+			t.Fatal(err)
+		}
+		if err := g.Disarm(); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(150 * time.Millisecond)
+	}
+	seen := Now() + time.Hour
+	if err := g.Renew(seen); err != nil {
+		t.Fatal(err)
+	}
+	if err := g.ask(request{Op: opDisarm, Seen: seen - 1}, -1); !errors.Is(err, ErrRefused) || g.word.load() != seen {
+		t.Error("a deadline that was renewed meanwhile is gone:", err)
+	}
+	if err := g.Close(); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func TestServeRefuses(t *testing.T) {
+	g := launch(t)
+	for _, c := range []Credentials{{}, {Address: "127.0.0.1:0"}, {Address: "127.0.0.1:0", Revoked: make([]string, maxRevoked+1)}} {
+		if err := g.Serve(c); err == nil {
+			t.Errorf("%+v", c)
+		}
+	}
+	if err := g.Watch("V", "/dev/null", 0); err == nil {
+		t.Error("no block device is watched")
+	}
+	if err := g.Close(); err != nil {
+		t.Fatal(err)
+	}
+}

@@ -19,6 +19,7 @@ import (
 const (
 	markerWatchdog = "LUNAR_GUARD_WATCHDOG"
 	markerTimeout  = "LUNAR_GUARD_WATCHDOG_SECONDS"
+	markerLinger   = "LUNAR_GUARD_LINGER"
 )
 
 // Main returns at once unless [Start] made this process: then it is the guard, and never returns. It is
@@ -48,15 +49,22 @@ func run() int {
 	return 0
 }
 
-// server is the guard's own side. One thread runs it; only shutdowns have others.
+// server is the guard's own side. One thread runs it; shutdowns and the network have others.
 type server struct {
 	log      *slog.Logger
 	word     *word
 	timer    int // timerfd on CLOCK_BOOTTIME
 	watchdog *watchdog
 	mounts   map[string]*os.File
+	devices  map[string]*watched
+	disarmed bool
+	linger   time.Duration
 	report   Report
-	polls    [3]unix.PollFd
+	polls    [4]unix.PollFd
+
+	net    *network // nil until credentials came
+	demand demand   // of other nodes, to end the daemon
+	verdict
 }
 
 func newServer(log *slog.Logger) (*server, error) {
@@ -71,7 +79,13 @@ func newServer(log *slog.Logger) (*server, error) {
 	for fd := fdSocket; fd <= fdParent; fd++ {
 		unix.CloseOnExec(fd)
 	}
-	s := &server{log: log, word: w, timer: timer, mounts: map[string]*os.File{}}
+	s := &server{log: log, word: w, timer: timer, mounts: map[string]*os.File{}, devices: map[string]*watched{}, verdict: newVerdict()}
+	if s.demand, err = newDemand(); err != nil {
+		return nil, err
+	}
+	if s.linger, err = time.ParseDuration(os.Getenv(markerLinger)); err != nil {
+		return nil, err // Start wrote it
+	}
 	if name := os.Getenv(markerWatchdog); name != "" {
 		seconds, _ := strconv.Atoi(os.Getenv(markerTimeout)) // Start wrote it
 		if s.watchdog, err = openWatchdog(name, seconds); err != nil {
@@ -79,7 +93,7 @@ func newServer(log *slog.Logger) (*server, error) {
 		}
 		s.report.Watchdog = true
 	}
-	for i, fd := range []int{fdSocket, fdParent, timer} {
+	for i, fd := range []int{fdSocket, fdParent, timer, s.demand.event} {
 		s.polls[i] = unix.PollFd{Fd: int32(fd), Events: unix.POLLIN}
 	}
 	s.arrange()
@@ -93,6 +107,7 @@ const (
 	reasonDied     reason = "the daemon died"
 	reasonDeadline reason = "the deadline passed"
 	reasonBroken   reason = "the daemon broke the connection"
+	reasonAsked    reason = "another node asked for it"
 )
 
 var errClosed = errors.New("closed in order")
@@ -102,7 +117,10 @@ func (s *server) serve() error {
 	if errors.Is(err, errClosed) {
 		return s.watchdog.disarm()
 	}
-	return errors.Join(err, s.end(why))
+	err = errors.Join(err, s.end(why))
+	s.ended(err)
+	s.remain()
+	return err
 }
 
 // watch returns when something has to be done, and why.
@@ -119,6 +137,8 @@ func (s *server) watch() (reason, error) {
 		switch {
 		case s.polls[1].Revents != 0:
 			return reasonDied, nil
+		case s.polls[3].Revents != 0:
+			return reasonAsked, nil
 		case s.polls[0].Revents&unix.POLLIN != 0:
 			if err := s.request(); err != nil {
 				return reasonOf(err)
@@ -183,7 +203,16 @@ func (s *server) do(r request, f *os.File) error {
 	case opRemove:
 		return s.remove(r.Volume)
 	case opNudge:
+		s.disarmed = false
 		return nil
+	case opDisarm:
+		return s.disarm(r.Seen)
+	case opWatch:
+		return s.observe(r)
+	case opForget:
+		return s.forget(r.Volume)
+	case opServe:
+		return s.answerOthers(r.Credentials)
 	case opClose:
 		if n := len(s.mounts); n > 0 {
 			return fmt.Errorf("%d volumes are still guarded: remove them first", n)
@@ -200,6 +229,9 @@ func (s *server) add(volume string, f *os.File) error {
 	if err := canShutDown(f); err != nil {
 		return errors.Join(err, f.Close())
 	}
+	if s.disarmed && s.word.load() == 0 {
+		return errors.Join(errors.New("there is no deadline: renew it first"), f.Close())
+	}
 	if s.mounts[volume] != nil {
 		return errors.Join(fmt.Errorf("volume %s is guarded already", volume), f.Close())
 	}
@@ -214,4 +246,16 @@ func (s *server) remove(volume string) error {
 	}
 	delete(s.mounts, volume)
 	return f.Close()
+}
+
+// disarm is for a daemon that has nothing left to guard; seen is the deadline that it knows.
+func (s *server) disarm(seen time.Duration) error {
+	if n := len(s.mounts); n > 0 {
+		return fmt.Errorf("%d volumes are still guarded: remove them first", n)
+	}
+	if !s.word.disarm(seen) {
+		return errors.New("the deadline was renewed meanwhile")
+	}
+	s.disarmed = true
+	return nil
 }

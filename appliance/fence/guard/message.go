@@ -6,25 +6,34 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
 
 // maxMessage bounds a message between daemon and guard, bytes. Each is one packet.
-const maxMessage = 8 << 10
+const maxMessage = 64 << 10
 
 // What a daemon asks for.
 const (
 	opAdd    = "add" // with a mount's descriptor
 	opRemove = "remove"
-	opNudge  = "nudge" // the deadline was set for the first time
+	opNudge  = "nudge" // the deadline was set for the first time, or again
+	opDisarm = "disarm"
+	opWatch  = "watch" // a device's path, and the byte of it that the daemon has locked
+	opForget = "forget"
+	opServe  = "serve" // with credentials
 	opClose  = "close" // the daemon ends in order
 )
 
 // request goes from daemon to guard, one at a time.
 type request struct {
-	Op     string
-	Volume string `json:",omitempty"`
+	Op          string
+	Volume      string        `json:",omitempty"`
+	Path        string        `json:",omitempty"`
+	Lock        int64         `json:",omitempty"`
+	Seen        time.Duration `json:",omitempty"` // the deadline that is taken away
+	Credentials *Credentials  `json:",omitempty"`
 }
 
 // reply answers a request; the guard's first is its report.

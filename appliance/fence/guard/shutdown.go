@@ -77,8 +77,9 @@ func (s *server) end(why reason) error {
 	err := s.collect(began, results)
 	s.awaitDeath()
 	for _, f := range s.mounts {
-		err = errors.Join(err, f.Close())
+		err = errors.Join(err, f.Close()) // the last use: this unmounts
 	}
+	s.took = Now() - began
 	if err != nil {
 		return err
 	}

@@ -1,9 +1,11 @@
 package guard
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
+	"math/rand/v2"
 	"os"
 	"os/exec"
 	"strconv"
@@ -33,6 +35,9 @@ const (
 	answerTimeout = 5 * time.Second
 )
 
+// DefaultLinger is longer than any takeover by lease waits with the default time-outs.
+const DefaultLinger = 2 * time.Minute
+
 // Errors of a Guard.
 var (
 	// ErrLost: the guard does not answer or has ended.
@@ -48,6 +53,9 @@ type Options struct {
 	Watchdog string
 	// WatchdogTimeout is the time after which an unfed watchdog restarts the machine; seconds, 2 at least.
 	WatchdogTimeout time.Duration
+	// Linger is how long the guard answers other nodes after its daemon's end, if it served them: for as long
+	// as a takeover may wait. 0 is DefaultLinger.
+	Linger time.Duration
 	// Stderr gets the guard's log; nil is the daemon's.
 	Stderr *os.File
 }
@@ -56,6 +64,9 @@ type Options struct {
 func (o Options) Validate() error {
 	if o.Watchdog != "" && (o.WatchdogTimeout < 2*time.Second || o.WatchdogTimeout%time.Second != 0) {
 		return fmt.Errorf("guard: watchdog time-out is %v: give whole seconds, 2 at least", o.WatchdogTimeout)
+	}
+	if o.Linger < 0 {
+		return fmt.Errorf("guard: Linger is %v: give 0 or more", o.Linger)
 	}
 	return nil
 }
@@ -72,6 +83,7 @@ type Report struct {
 type Guard struct {
 	mu     sync.Mutex // guards the socket: a request and its answer
 	socket *os.File
+	lock   int64 // the byte that this guard's daemon locks in each device
 	word   *word
 	cmd    *exec.Cmd
 	report Report
@@ -127,7 +139,7 @@ func start(o Options) (g *Guard, err error) {
 	}
 	parent := os.NewFile(uintptr(fd), "daemon")
 	open = append(open, parent)
-	g = &Guard{socket: ours, word: w, cmd: o.command(theirs, file, parent), ended: make(chan struct{})}
+	g = &Guard{socket: ours, lock: rand.Int64N(maxLock), word: w, cmd: o.command(theirs, file, parent), ended: make(chan struct{})}
 	if err := g.cmd.Start(); err != nil {
 		return nil, errors.Join(err, ours.Close(), w.close())
 	}
@@ -142,7 +154,7 @@ func (o Options) command(files ...*os.File) *exec.Cmd {
 	cmd := exec.Command("/proc/self/exe", Argument)
 	cmd.Args[0] = os.Args[0]
 	cmd.Env = append(os.Environ(), marker+"=1", markerWatchdog+"="+o.Watchdog,
-		markerTimeout+"="+strconv.Itoa(int(o.WatchdogTimeout/time.Second)))
+		markerTimeout+"="+strconv.Itoa(int(o.WatchdogTimeout/time.Second)), markerLinger+"="+cmp.Or(o.Linger, DefaultLinger).String())
 	cmd.ExtraFiles = files
 	cmd.Stderr = o.Stderr
 	if o.Stderr == nil {
@@ -177,6 +189,39 @@ func (g *Guard) Renew(deadline time.Duration) error {
 		return nil
 	}
 	return g.ask(request{Op: opNudge}, -1)
+}
+
+// Disarm takes the deadline away until the next Renew: for a daemon that has stopped all its I/O and unmounted all
+// its volumes because it cannot renew. ErrRefused while mounts are guarded, or when the deadline was moved on
+// meanwhile; without a deadline, Add is refused.
+func (g *Guard) Disarm() error {
+	return g.ask(request{Op: opDisarm, Seen: g.word.load()}, -1)
+}
+
+// Present tells the incarnation of the daemon's session, before anything is done under it. It costs no system call.
+func (g *Guard) Present(incarnation uint64) { g.word.present(incarnation) }
+
+// Watch tells of a device before the first write to it through fd, which is open on path and is the only
+// description that the daemon writes through. The guard proves that all such writes have ended. A lock on a byte far
+// beyond the device's end is left on fd; it goes with the last use of fd.
+func (g *Guard) Watch(volume, path string, fd int) error {
+	mark := unix.Flock_t{Type: unix.F_RDLCK, Start: g.lock, Len: 1}
+	if err := unix.FcntlFlock(uintptr(fd), unix.F_OFD_SETLK, &mark); err != nil {
+		return fmt.Errorf("guard: mark %s: %w", path, err)
+	}
+	return g.ask(request{Op: opWatch, Volume: volume, Path: path, Lock: g.lock}, -1)
+}
+
+// Forget is the end of Watch: all I/O to the device has ended, and it is about to be closed.
+func (g *Guard) Forget(volume string) error { return g.ask(request{Op: opForget, Volume: volume}, -1) }
+
+// Serve lets the guard answer [Ask] of other nodes, or changes by what it knows them. It keeps the key in its
+// locked memory alone. A port that the guard of an earlier daemon of this node still has is taken over from it.
+func (g *Guard) Serve(c Credentials) error {
+	if err := c.Validate(); err != nil {
+		return err
+	}
+	return g.ask(request{Op: opServe, Credentials: &c}, -1)
 }
 
 // Close lets the guard go in order, with no mount left; ErrRefused while there are.

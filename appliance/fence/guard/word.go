@@ -10,8 +10,16 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// word is the deadline in memory that daemon and guard share: nanoseconds of Now, 0 for none.
+// word is what daemon and guard share in memory: the deadline, nanoseconds of Now, 0 for none; and the first
+// and the latest incarnation of the daemon's session, 0 for none.
 type word struct{ page []byte }
+
+// The places in the page, in words of 8 bytes.
+const (
+	atDeadline = iota
+	atFirst
+	atLatest
+)
 
 func newWord() (*os.File, *word, error) {
 	fd, err := unix.MemfdCreate("lunar-deadline", unix.MFD_CLOEXEC|unix.MFD_ALLOW_SEALING)
@@ -45,9 +53,26 @@ func mapWord(f *os.File) (*word, error) {
 	return &word{page}, nil
 }
 
-func (w *word) ns() *int64          { return (*int64)(unsafe.Pointer(&w.page[0])) }
-func (w *word) load() time.Duration { return time.Duration(atomic.LoadInt64(w.ns())) }
-func (w *word) close() error        { return unix.Munmap(w.page) }
+func (w *word) ns() *int64           { return (*int64)(unsafe.Pointer(&w.page[8*atDeadline])) }
+func (w *word) place(at int) *uint64 { return (*uint64)(unsafe.Pointer(&w.page[8*at])) }
+func (w *word) load() time.Duration  { return time.Duration(atomic.LoadInt64(w.ns())) }
+func (w *word) close() error         { return unix.Munmap(w.page) }
+
+// present notes an incarnation of the daemon's session; they rise.
+func (w *word) present(incarnation uint64) {
+	atomic.CompareAndSwapUint64(w.place(atFirst), 0, incarnation)
+	atomic.StoreUint64(w.place(atLatest), incarnation)
+}
+
+// incarnations are those that the daemon had.
+func (w *word) incarnations() (first, latest uint64) {
+	return atomic.LoadUint64(w.place(atFirst)), atomic.LoadUint64(w.place(atLatest))
+}
+
+// disarm takes the deadline away, unless it was renewed since it was seen.
+func (w *word) disarm(seen time.Duration) bool {
+	return atomic.CompareAndSwapInt64(w.ns(), int64(seen), 0)
+}
 
 // renew moves the deadline on, never back, and returns what it was.
 func (w *word) renew(to time.Duration) (was time.Duration) {
