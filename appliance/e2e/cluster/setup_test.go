@@ -1,0 +1,249 @@
+package cluster
+
+import (
+	"context"
+	"flag"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"sync"
+	"testing"
+	"time"
+
+	"lunar/appliance/e2e/cluster/load"
+	"lunar/appliance/e2e/lab"
+)
+
+const (
+	mib       = int64(1) << 20
+	testLimit = 2 * time.Minute
+	imageSize = 256 * mib
+)
+
+// programs is the folder of lunard and lunarctl; TestMain sets it.
+var programs string
+
+func TestMain(m *testing.M) {
+	flag.Parse()
+	os.Exit(runTests(m))
+}
+
+func runTests(m *testing.M) int {
+	programs = os.Getenv("LUNAR_BIN")
+	if programs != "" || testing.Short() || os.Geteuid() != 0 {
+		return m.Run()
+	}
+	dir, err := os.MkdirTemp("", "lunar-bin")
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		return 1
+	}
+	defer os.RemoveAll(dir)
+	build := exec.Command("go", "build", "-o", dir+"/", "lunar/appliance/cmd/...")
+	if out, err := build.CombinedOutput(); err != nil {
+		fmt.Fprintf(os.Stderr, "build lunard and lunarctl: %v\n%s", err, out)
+		return 1
+	}
+	programs = dir
+	return m.Run()
+}
+
+// bench is a cluster with one image, and writers through all its nodes.
+type bench struct {
+	*lab.Cluster
+	t      *testing.T
+	ctx    context.Context //nolint:containedctx // of the test, whose helpers all need it
+	record *load.Record
+
+	writers []*load.Writer
+	disks   []*load.Disk
+	stop    chan struct{}
+	running sync.WaitGroup
+	cancel  context.CancelFunc
+}
+
+func newBench(t *testing.T, nodes int) *bench {
+	t.Helper()
+	if testing.Short() || os.Geteuid() != 0 {
+		t.Skip("end-to-end tests need root and time: network namespaces, loop devices, mounts")
+	}
+	for _, tool := range []string{"qemu-io", "mkfs.xfs", "xfs_repair", "ip"} {
+		if _, err := exec.LookPath(tool); err != nil {
+			t.Skipf("%v: run appliance/e2e/packages.sh client", err)
+		}
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), testLimit)
+	dir, err := os.MkdirTemp("", "e2e")
+	check(t, err)
+	l, err := lab.Open(dir, programs)
+	check(t, err)
+	b := &bench{t: t, ctx: ctx, record: load.NewRecord()}
+	t.Cleanup(func() {
+		b.end()
+		cancel()
+		if err := l.Close(); err != nil {
+			t.Errorf("clean up: %v", err)
+		}
+		if t.Failed() {
+			showLogs(t, dir)
+		}
+		_ = os.RemoveAll(dir)
+	})
+	b.Cluster, err = l.Cluster(ctx, lab.ClusterConfig{Nodes: nodes})
+	check(t, err)
+	check(t, b.Serve(ctx, imageSize))
+	return b
+}
+
+// showLogs prints the end of each program's output, and keeps all of it where LUNAR_KEEP says.
+func showLogs(t *testing.T, dir string) {
+	logs, _ := filepath.Glob(filepath.Join(dir, "*.log"))
+	for _, path := range logs {
+		text, _ := os.ReadFile(path)
+		if keep := os.Getenv("LUNAR_KEEP"); keep != "" {
+			_ = os.WriteFile(filepath.Join(keep, t.Name()+"-"+filepath.Base(path)), text, 0o600)
+		}
+		const most = 6 << 10
+		t.Logf("%s:\n%s", filepath.Base(path), text[max(0, len(text)-most):])
+	}
+}
+
+func check(t *testing.T, err error) {
+	t.Helper()
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+// path is the way to the LUN through a node.
+func path(n *lab.ClusterNode) load.Path { return load.Path{Name: n.Name, Portal: n.Portal()} }
+
+// disk is an initiator whose home is the i-th node, and which can go to the others.
+func (b *bench) disk(i int) *load.Disk {
+	var paths []load.Path
+	for k := range b.Nodes {
+		paths = append(paths, path(b.Nodes[(i+k)%len(b.Nodes)]))
+	}
+	d := load.NewDisk(b.record, lab.ClusterTarget, fmt.Sprintf("iqn.2026-01.lunar.test:writer-%d", i), paths...)
+	b.disks = append(b.disks, d)
+	return d
+}
+
+// The image: each writer's share of what is written beforehand, then each churner's share of holes.
+const (
+	perNode    = 3 // direct writers
+	share      = 2 * mib
+	churnShare = 16 * mib
+)
+
+// load starts writers through every node: direct ones over what is allocated, and one over holes.
+func (b *bench) load() {
+	b.t.Helper()
+	direct := int64(len(b.Nodes)*perNode) * share
+	_, err := lab.QemuIO(b.ctx, b.Nodes[0].URL(lab.ClusterTarget), fmt.Sprintf("write -P 0 0 %d", direct))
+	check(b.t, err)
+	ctx, cancel := context.WithCancel(b.ctx)
+	b.stop, b.cancel = make(chan struct{}), cancel
+	b.running.Go(func() { b.record.Pulse(b.stop) })
+	id := 0
+	for i := range b.Nodes {
+		for range perNode {
+			w := load.NewWriter(b.record, uint32(id+1), load.Direct, b.disk(i), b.disk(i+1), int64(id)*share, int(share/load.Block))
+			b.writers = append(b.writers, w)
+			b.running.Go(func() { w.Run(ctx, b.stop) })
+			id++
+		}
+		c := load.NewChurner(b.record, uint32(100+i), b.disk(i), b.disk(i+1), direct+int64(i)*churnShare, 64)
+		b.running.Go(func() { c.Run(ctx, b.stop) })
+	}
+}
+
+// end stops the writers, however they are.
+func (b *bench) end() {
+	if b.stop == nil {
+		return
+	}
+	b.cancel()
+	close(b.stop)
+	for _, d := range b.disks {
+		defer d.Close()
+	}
+	b.running.Wait()
+	b.stop = nil
+}
+
+// finish stops the writers in order, and reads through every node all that was acknowledged.
+func (b *bench) finish() {
+	b.t.Helper()
+	close(b.stop)
+	b.running.Wait()
+	b.stop = nil
+	b.cancel()
+	acknowledged := 0
+	for i := range b.Nodes {
+		for _, w := range b.writers {
+			d := b.disk(i)
+			b.running.Go(func() {
+				if err := w.Verify(b.ctx, d); err != nil {
+					b.record.Fail(err)
+				}
+			})
+		}
+		b.running.Wait()
+	}
+	for _, w := range b.writers {
+		acknowledged += w.Acknowledged
+	}
+	for _, d := range b.disks {
+		d.Close()
+	}
+	for _, err := range b.record.Errors() {
+		b.t.Error(err)
+	}
+	b.t.Logf("%d direct writes acknowledged and there, %d redirected operations, %d by another path", acknowledged, b.record.Count(load.Redirected), b.record.Count(load.Moved))
+}
+
+// clean takes everything off line and looks at the file system.
+func (b *bench) clean() {
+	b.t.Helper()
+	check(b.t, b.Eject(b.ctx))
+	check(b.t, b.Stop())
+	check(b.t, b.Repair(b.ctx))
+}
+
+// window is a stretch of time in which something happened.
+type window struct {
+	b    *bench
+	from time.Time
+}
+
+func (b *bench) open() window { return window{b, time.Now()} }
+
+// not keeps the paths of other nodes.
+func not(n *lab.ClusterNode) func(string) bool { return func(path string) bool { return path != n.Name } }
+
+// first fails the test if it took longer than limit after the event until a redirected operation was done.
+func (w window) first(limit time.Duration) {
+	w.b.t.Helper()
+	took := w.b.record.First(load.Redirected, w.from)
+	late := w.b.record.Longest(load.Machine, w.from, time.Now(), nil).Took
+	w.b.t.Logf("redirected: the first that had to wait was done after %v; bar %v", took.Round(time.Millisecond), limit)
+	if took > limit+late {
+		w.b.t.Errorf("no redirected operation within %v, the bar is %v", took, limit)
+	}
+}
+
+// bar fails the test if an operation of a kind took longer than limit, beyond what this machine itself was
+// late.
+func (w window) bar(kind load.Kind, limit time.Duration, keep func(string) bool) {
+	w.b.t.Helper()
+	now := time.Now()
+	o := w.b.record.Longest(kind, w.from, now, keep)
+	late := w.b.record.Longest(load.Machine, w.from, now, nil).Took
+	w.b.t.Logf("%s: longest %v (through %s, %v after the event); bar %v; this machine late by up to %v", kind, o.Took.Round(time.Millisecond),
+		o.Path, o.Start.Sub(w.from).Round(time.Millisecond), limit, late.Round(time.Millisecond))
+	if o.Took > limit+late {
+		w.b.t.Errorf("%s operation took %v, the bar is %v", kind, o.Took, limit)
+	}
+}

@@ -1,0 +1,313 @@
+package lab
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"path/filepath"
+	"time"
+
+	"lunar/appliance/api"
+)
+
+// Cluster is several nodes with one LUN: each a network namespace on one segment, with a loop device of its own
+// over one file as its path to the LUN. The initiators are in the lab's own namespace.
+type Cluster struct {
+	Nodes   []*ClusterNode
+	Network *Network
+	// Device is one more path, which no node has, for what comes after them: fsck, checksums.
+	Device *Loop
+
+	lab *Lab
+}
+
+// ClusterNode is one of them. Kill of the embedded Lunard kills the daemon; its guard ends by itself.
+type ClusterNode struct {
+	*Lunard
+	Host *Host
+	Path *Loop
+	API  *api.Client
+	Name string
+
+	cluster *Cluster
+}
+
+// ClusterConfig says what to make; zero values give three nodes and a LUN of 2 GiB.
+type ClusterConfig struct {
+	Nodes int
+	Size  int64  // of the LUN, bytes
+	Extra string // added to each node's configuration file
+}
+
+// Volume, Image and Target are what Serve makes.
+const (
+	ClusterVolume = "Volume1"
+	ClusterImage  = ClusterVolume + "/disk.img"
+	ClusterTarget = "iqn.2026-01.lunar.test:cluster"
+	portalPort    = 3260
+)
+
+// Cluster starts nodes and joins them; there is no volume yet.
+func (l *Lab) Cluster(ctx context.Context, c ClusterConfig) (*Cluster, error) {
+	if c.Nodes == 0 {
+		c.Nodes = 3
+	}
+	if c.Size == 0 {
+		c.Size = 2 << 30
+	}
+	network, err := l.Network(ctx)
+	if err != nil {
+		return nil, err
+	}
+	loops, err := l.paths(c.Size, c.Nodes+1)
+	if err != nil {
+		return nil, err
+	}
+	out := &Cluster{Network: network, Device: loops[c.Nodes], lab: l}
+	for i := range c.Nodes {
+		n, err := out.node(ctx, i, loops[i], c.Extra)
+		if err != nil {
+			return nil, err
+		}
+		out.Nodes = append(out.Nodes, n)
+	}
+	return out, out.join(ctx)
+}
+
+// paths makes devices over one file without a name, in memory where there is room for it.
+func (l *Lab) paths(size int64, n int) ([]*Loop, error) {
+	file, err := os.CreateTemp(roomFor(size, l.Dir), "lunar-lun-")
+	if err != nil {
+		return nil, fmt.Errorf("LUN: %w", err)
+	}
+	defer file.Close() //nolint:errcheck // the devices have their own references
+	defer os.Remove(file.Name())
+	if err := file.Truncate(size); err != nil {
+		return nil, fmt.Errorf("LUN: %w", err)
+	}
+	loops := make([]*Loop, n)
+	for i := range loops {
+		dev, err := attach(file, 512)
+		if err != nil {
+			return nil, fmt.Errorf("path to the LUN: %w", err)
+		}
+		loops[i] = &Loop{Path: dev.Name(), File: file.Name(), dev: dev}
+		l.own(loops[i].Close)
+	}
+	return loops, nil
+}
+
+func (c *Cluster) node(ctx context.Context, i int, path *Loop, extra string) (*ClusterNode, error) {
+	name := fmt.Sprintf("n%d", i+1)
+	host, err := c.lab.Host(ctx, name)
+	if err != nil {
+		return nil, err
+	}
+	address, err := host.Join(ctx, c.Network, byte(i+1))
+	if err != nil {
+		return nil, err
+	}
+	n := &ClusterNode{Host: host, Path: path, Name: name, cluster: c}
+	n.Lunard, err = c.lab.Lunard(ctx, Config{
+		Name: name, Host: host, Address: address.String(), Port: portalPort,
+		Extra: fmt.Sprintf("\n[cluster]\naddress = %q\nprofile = \"fast\"\n\n[storage]\ndevices = [%q]\nshared_kernel = true\n\n"+
+			"[fence]\nin_flight = \"300ms\"\n\n[engine]\nrings = 1\nbuffer_pool_mib = 32\n", address, path.Path) + extra,
+	})
+	if err != nil {
+		return nil, err
+	}
+	n.API = api.NewClient(n.Socket)
+	return n, nil
+}
+
+func (c *Cluster) join(ctx context.Context) error {
+	first := c.Nodes[0]
+	if _, err := first.API.InitCluster(ctx); err != nil {
+		return fmt.Errorf("cluster init: %w", err)
+	}
+	for _, n := range c.Nodes[1:] {
+		token, err := first.API.NewToken(ctx, api.NewToken{})
+		if err != nil {
+			return fmt.Errorf("cluster token: %w", err)
+		}
+		if _, err := n.API.JoinCluster(ctx, api.Join{Address: first.Address, Token: token.Token}); err != nil {
+			return fmt.Errorf("node %s: cluster join: %w", n.Name, err)
+		}
+	}
+	return nil
+}
+
+// Serve makes the LUN a volume, with an image of size bytes that all nodes export, and waits until they do.
+func (c *Cluster) Serve(ctx context.Context, size int64) error {
+	first := c.Nodes[0]
+	_, err := first.API.AddVolume(ctx, api.AddVolume{Device: first.Path.Path, Name: ClusterVolume, Format: "xfs", AllowUnfenced: true})
+	if err != nil {
+		return err
+	}
+	return c.Export(ctx, ClusterImage, ClusterTarget, size)
+}
+
+// Export makes an image and a target with it as LUN 0, and waits until every node has it.
+func (c *Cluster) Export(ctx context.Context, image, target string, size int64) error {
+	first := c.Nodes[0]
+	if _, err := first.API.CreateImage(ctx, api.CreateImage{Image: image, Size: size}); err != nil {
+		return err
+	}
+	if _, err := first.API.CreateTarget(ctx, target); err != nil {
+		return err
+	}
+	if _, err := first.API.Map(ctx, target, api.Map{Image: image}); err != nil {
+		return err
+	}
+	for _, n := range c.Nodes {
+		if err := n.AwaitLUN(ctx, target); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// AwaitLUN waits until a target's LUNs are on line on the node.
+func (n *ClusterNode) AwaitLUN(ctx context.Context, target string) error {
+	return Poll(startLimit, func() error {
+		all, err := n.API.Targets(ctx)
+		if err != nil {
+			return err
+		}
+		for i := range all {
+			if all[i].Name == target && len(all[i].LUNs) > 0 {
+				lun := &all[i].LUNs[0]
+				if lun.State == api.LUNOnline {
+					return nil
+				}
+				return fmt.Errorf("node %s: target %s: LUN %s: %s", n.Name, target, lun.State, lun.Reason)
+			}
+		}
+		return fmt.Errorf("node %s: target %s is not there", n.Name, target)
+	})
+}
+
+// Portal is where initiators find the node.
+func (n *ClusterNode) Portal() string { return net.JoinHostPort(n.Address, fmt.Sprint(n.Ports[0])) }
+
+// URL is a target's LUN 0 at the node's portal, as libiscsi writes it.
+func (n *ClusterNode) URL(target string) string {
+	return fmt.Sprintf("iscsi://%s/%s/0", n.Portal(), target)
+}
+
+// Coordinator is the node that coordinates the volume, as some node that answers says.
+func (c *Cluster) Coordinator(ctx context.Context) (*ClusterNode, error) {
+	errs := []error{errors.New("no node names the volume's coordinator")}
+	for _, n := range c.Nodes {
+		v, err := n.detail(ctx)
+		if err != nil {
+			errs = append(errs, err)
+			continue
+		}
+		for _, o := range c.Nodes {
+			if o.Name == v.Coordinator {
+				return o, nil
+			}
+		}
+	}
+	return nil, errors.Join(errs...)
+}
+
+const askLimit = 2 * time.Second // for a node to tell what it knows
+
+func (n *ClusterNode) detail(ctx context.Context) (api.VolumeDetail, error) {
+	ctx, cancel := context.WithTimeout(ctx, askLimit)
+	defer cancel()
+	return n.API.Volume(ctx, ClusterVolume)
+}
+
+// Others lists the nodes but n.
+func (c *Cluster) Others(n *ClusterNode) []*ClusterNode {
+	var out []*ClusterNode
+	for _, o := range c.Nodes {
+		if o != n {
+			out = append(out, o)
+		}
+	}
+	return out
+}
+
+// Move makes a node the volume's coordinator, by an order to another one.
+func (c *Cluster) Move(ctx context.Context, to *ClusterNode) error {
+	_, err := c.Others(to)[0].API.MoveVolume(ctx, ClusterVolume, to.Name)
+	return err
+}
+
+// State is how a node reaches the volume, as it says itself.
+func (n *ClusterNode) State(ctx context.Context) (api.State, string, error) {
+	v, err := n.detail(ctx)
+	if err != nil {
+		return "", "", err
+	}
+	for i := range v.Nodes {
+		if v.Nodes[i].Node == n.Name {
+			return v.Nodes[i].State, v.Nodes[i].Reason, nil
+		}
+	}
+	return "", "", fmt.Errorf("node %s does not list itself", n.Name)
+}
+
+// AwaitState waits until the node reaches the volume in that way.
+func (n *ClusterNode) AwaitState(ctx context.Context, want api.State, limit time.Duration) error {
+	return Poll(limit, func() error {
+		state, reason, err := n.State(ctx)
+		if err == nil && state != want {
+			err = fmt.Errorf("node %s: volume %s (%s), not %s", n.Name, state, reason, want)
+		}
+		return err
+	})
+}
+
+// Eject takes the targets and the volume away, as an operator would, so that the file system is clean.
+func (c *Cluster) Eject(ctx context.Context) error {
+	n := c.Nodes[0]
+	all, err := n.API.Targets(ctx)
+	if err != nil {
+		return err
+	}
+	for i := range all {
+		if err := n.API.DeleteTarget(ctx, all[i].Name, true); err != nil {
+			return err
+		}
+	}
+	return Poll(startLimit, func() error { return n.API.EjectVolume(ctx, ClusterVolume) })
+}
+
+// Repair fails unless xfs_repair -n finds nothing; the volume is ejected, or all nodes are stopped.
+func (c *Cluster) Repair(ctx context.Context) error {
+	out, err := Run(ctx, "xfs_repair", "-n", c.Device.Path)
+	if err != nil {
+		return fmt.Errorf("xfs_repair -n: %w\n%s", err, out)
+	}
+	return nil
+}
+
+// Stop ends all nodes in order.
+func (c *Cluster) Stop() error {
+	var errs []error
+	for i := len(c.Nodes) - 1; i >= 0; i-- {
+		errs = append(errs, c.Nodes[i].Lunard.Stop())
+	}
+	return errors.Join(errs...)
+}
+
+// guardOf finds the guard of a node's daemon: the same program with another argument, its child.
+func (n *ClusterNode) guardOf() []int {
+	files, _ := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/children", n.PID()))
+	var out []int
+	for _, f := range files {
+		text, err := os.ReadFile(f)
+		if err != nil {
+			continue
+		}
+		out = append(out, numbers(string(text))...)
+	}
+	return out
+}
