@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
+	"os"
 	"os/signal"
 	"sync"
 	"sync/atomic"
@@ -163,10 +164,20 @@ func (s *server) remain() {
 	if _, latest := s.word.incarnations(); s.net == nil || latest == 0 {
 		return
 	}
-	signal.Reset(syscall.SIGTERM)
+	go s.proveSoon()
+	told := make(chan os.Signal, 1)
+	signal.Notify(told, syscall.SIGTERM)
 	s.log.Info("the guard remains to answer other nodes", "for", s.linger)
 	select {
+	case <-told:
 	case <-s.yielded:
 	case <-time.After(s.linger):
 	}
+}
+
+// proveSoon sees the end before anyone asks: the next daemon of this node may mount the device soon.
+func (s *server) proveSoon() {
+	ctx, cancel := context.WithTimeout(context.Background(), proveLimit)
+	defer cancel()
+	s.log.Info("the devices were looked at", "error", errorText(s.prove(ctx)))
 }

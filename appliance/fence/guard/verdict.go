@@ -41,6 +41,7 @@ type verdict struct {
 
 	turn chan struct{} // has one token: who holds it looks at the devices, and reads and writes done
 	done bool          // nothing was under way any more
+	left int           // requests that were, at the first look
 }
 
 func newVerdict() verdict {
@@ -82,6 +83,7 @@ func (s *server) prove(ctx context.Context) error {
 	if s.done {
 		return nil
 	}
+	s.left = s.underWay()
 	for volume, w := range s.devices { // nobody changes it after the end
 		if err := w.still(ctx); err != nil {
 			return fmt.Errorf("volume %s: %w", volume, err)
@@ -89,6 +91,14 @@ func (s *server) prove(ctx context.Context) error {
 	}
 	s.done = true
 	return nil
+}
+
+func (s *server) underWay() (sum int) {
+	for _, w := range s.devices {
+		n, _ := w.counted() // for the words only
+		sum += n
+	}
+	return sum
 }
 
 // decide answers an order. The daemon is ended only if it is of that very incarnation.
@@ -114,8 +124,8 @@ func (s *server) decide(ctx context.Context, o order, peer string) answer {
 	if err := s.prove(ctx); err != nil {
 		return answer{words: err.Error()}
 	}
-	return answer{first, latest, fmt.Sprintf("killed, %d volumes shut down, %d devices still; %v to end it, %v in all",
-		len(s.mounts), len(s.devices), s.took.Round(time.Microsecond), (Now() - began).Round(time.Microsecond))}
+	return answer{first, latest, fmt.Sprintf("killed, %d volumes shut down, %d devices still after %d requests left under way; %v to end it, %v in all",
+		len(s.mounts), len(s.devices), s.left, s.took.Round(time.Microsecond), (Now() - began).Round(time.Microsecond))}
 }
 
 // giveWay leaves the port to the guard of a later daemon of this node, with what it has to know.
