@@ -260,16 +260,19 @@ func (v *victim) end() {
 	v.gone = true
 	_ = v.cmd.Process.Kill()
 	_ = v.cmd.Wait()
-	if os.Getenv("LUNAR_TEST_LOG") != "" {
-		go io.Copy(os.Stderr, v.log)
+	ended := make(chan struct{})
+	go func() {
+		defer close(ended)
+		_, _ = io.Copy(io.Discard, v.log) // both have its other end
+	}()
+	for over := false; !over; {
+		_ = unix.Kill(v.guard, unix.SIGTERM) // ignored until it only remains to answer
+		select {
+		case <-ended:
+			over = true
+		case <-time.After(5 * time.Millisecond):
+		}
 	}
-	time.Sleep(20 * time.Millisecond)
-	_ = unix.Kill(v.guard, unix.SIGTERM) // ignored until it only remains to answer
-	for unix.Kill(v.guard, 0) == nil {
-		_ = unix.Kill(v.guard, unix.SIGTERM)
-		time.Sleep(2 * time.Millisecond)
-	}
-	_, _ = io.Copy(io.Discard, v.log)
 	_ = v.pipe.Close()
 	unmounted(v.l.t, v.l.path)
 }
