@@ -38,6 +38,11 @@ func (c *Client) RedirectVolume(ctx context.Context, name string, on bool) error
 	return c.do(ctx, http.MethodPost, volumePath(name)+"/redirect", RedirectVolume{on}, nil)
 }
 
+// MoveVolume makes another node the coordinator, and returns when it serves; an empty to leaves the choice.
+func (c *Client) MoveVolume(ctx context.Context, name, to string) (MovedVolume, error) {
+	return call[MovedVolume](ctx, c, http.MethodPost, volumePath(name)+"/move", MoveVolume{to})
+}
+
 // EjectVolume unmounts a volume and forgets it; its files stay on the device.
 func (c *Client) EjectVolume(ctx context.Context, name string) error {
 	return c.do(ctx, http.MethodDelete, volumePath(name), nil, nil)
@@ -125,9 +130,9 @@ func (c *Client) SetCHAP(ctx context.Context, target string, r SetCHAP) error {
 	return c.do(ctx, http.MethodPut, targetPath(target)+"/chap", r, nil)
 }
 
-// Sessions lists the iSCSI sessions of this node.
-func (c *Client) Sessions(ctx context.Context) ([]Session, error) {
-	return call[[]Session](ctx, c, http.MethodGet, "/v1/sessions", nil)
+// Sessions lists the iSCSI sessions of all nodes.
+func (c *Client) Sessions(ctx context.Context) (Sessions, error) {
+	return call[Sessions](ctx, c, http.MethodGet, "/v1/sessions", nil)
 }
 
 // Log calls fn with each event, oldest first, of one volume or of all with an empty name; with

@@ -61,6 +61,11 @@ func call[Out any](ctx context.Context, c *Client, method, path string, in any) 
 
 // exchange makes one request and has use read the body of an answer that is no refusal.
 func (c *Client) exchange(ctx context.Context, method, path string, in any, use func(io.Reader) error) error {
+	return c.receive(ctx, method, path, in, func(resp *http.Response) error { return use(resp.Body) })
+}
+
+// receive is exchange for who wants the headers too.
+func (c *Client) receive(ctx context.Context, method, path string, in any, use func(*http.Response) error) error {
 	var body io.Reader
 	if in != nil {
 		data, err := json.Marshal(in)
@@ -81,7 +86,7 @@ func (c *Client) exchange(ctx context.Context, method, path string, in any, use 
 	if resp.StatusCode >= 300 {
 		return refusal(resp)
 	}
-	return use(resp.Body)
+	return use(resp)
 }
 
 func (c *Client) unreachable(ctx context.Context, err error) error {

@@ -57,8 +57,15 @@ type SetCHAP struct {
 	Remove bool   `json:"remove,omitempty"`
 }
 
+// Sessions are the iSCSI sessions of the nodes that answered.
+type Sessions struct {
+	Sessions []Session `json:"sessions"`
+	Silent   []string  `json:"silent,omitempty"` // nodes that are present but did not answer
+}
+
 // Session is an iSCSI session.
 type Session struct {
+	Node      string    `json:"node"`
 	Initiator string    `json:"initiator"`
 	Alias     string    `json:"alias,omitempty"`
 	Target    string    `json:"target,omitempty"` // empty: a discovery session

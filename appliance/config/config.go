@@ -67,6 +67,7 @@ type Engine struct {
 type Cluster struct {
 	Address   string   `toml:"address"`   // this node's IP address for the other nodes, no port
 	Profile   string   `toml:"profile"`   // ProfileDefault or ProfileFast
+	Lease     Duration `toml:"lease"`     // in whole seconds: a node that is silent for so long is out
 	Role      string   `toml:"role"`      // RoleNode or RoleWitness
 	Endpoints []string `toml:"endpoints"` // URLs of an external etcd
 	CAFile    string   `toml:"ca_file"`   // PEM; with https endpoints
@@ -143,7 +144,7 @@ func Default() Config {
 		ISCSI:    ISCSI{Portals: []string{"[::]:3260"}, MaxConnections: 2048, MaxPending: 256},
 		Engine:   Engine{BufferPoolMiB: 256, Deadline: Duration(30 * time.Second)},
 		Fence:    Fence{AgentTimeout: Duration(time.Minute), InFlight: Duration(30 * time.Second), WatchdogTimeout: Duration(10 * time.Second)},
-		Cluster:  Cluster{Profile: ProfileDefault, Role: RoleNode},
+		Cluster:  Cluster{Profile: ProfileDefault, Lease: Duration(2 * time.Second), Role: RoleNode},
 	}
 }
 

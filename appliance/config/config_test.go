@@ -34,7 +34,7 @@ func TestParseAllKeys(t *testing.T) {
 		Engine:  Engine{2, 64, 128, 64, Duration(5 * time.Second)},
 		Storage: Storage{[]string{"/dev/mapper/lun*"}, true},
 		Fence:   Fence{[]string{"/usr/sbin/fence", "-x"}, Duration(9 * time.Second), Duration(2 * time.Second), "/dev/watchdog", Duration(20 * time.Second)},
-		Cluster: Cluster{"192.0.2.1", "fast", "witness", []string{"https://192.0.2.2:2379"}, "/ca", "/cert", "/key"},
+		Cluster: Cluster{"192.0.2.1", "fast", Duration(5 * time.Second), "witness", []string{"https://192.0.2.2:2379"}, "/ca", "/cert", "/key"},
 	}
 	if !reflect.DeepEqual(c, want) {
 		t.Fatalf("got %+v\nwant %+v", c, want)
@@ -44,6 +44,7 @@ func TestParseAllKeys(t *testing.T) {
 const full = `state_dir = "/s"
 storage.devices = ["/dev/mapper/lun*"]
 storage.shared_kernel = true
+cluster.lease = "5s"
 fence.agent = ["/usr/sbin/fence", "-x"]
 fence.agent_timeout = "9s"
 fence.in_flight = "2s"

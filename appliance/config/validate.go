@@ -58,6 +58,7 @@ var checks = []check{
 	{"fence.watchdog_timeout", func(c *Config) (string, string) { return between(c.Fence.WatchdogTimeout, 2*time.Second, maxDeadline) }},
 	{"cluster.address", clusterAddress},
 	{"cluster.profile", func(c *Config) (string, string) { return oneOf(c.Cluster.Profile, ProfileDefault, ProfileFast) }},
+	{"cluster.lease", lease},
 	{"cluster.role", func(c *Config) (string, string) { return oneOf(c.Cluster.Role, RoleNode, RoleWitness) }},
 	{"cluster.endpoints", endpoints},
 	{"cluster.ca_file", func(c *Config) (string, string) { return optionalPath(c.Cluster.CAFile) }},
@@ -80,6 +81,14 @@ func between(d Duration, low, high time.Duration) (string, string) {
 		return "", ""
 	}
 	return fmt.Sprintf("%v is out of range", time.Duration(d)), fmt.Sprintf("give a time from %v to %v", low, high)
+}
+
+func lease(c *Config) (string, string) {
+	d := time.Duration(c.Cluster.Lease)
+	if d%time.Second != 0 {
+		return fmt.Sprintf("%v is not in whole seconds", d), "write it as 2s"
+	}
+	return between(c.Cluster.Lease, time.Second, time.Minute)
 }
 
 func devices(c *Config) (string, string) {

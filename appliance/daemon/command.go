@@ -33,6 +33,8 @@ type options struct {
 	configWasGiven bool
 	state, socket  string
 	check, version bool
+	restore        string
+	force          bool
 }
 
 // Command runs lunard with its arguments until SIGTERM or SIGINT, and returns its exit code. The
@@ -59,6 +61,9 @@ func Command(args []string, stdout, stderr io.Writer) int {
 		_, _ = fmt.Fprintln(stdout, "the configuration is valid")
 		return exitOK
 	}
+	if o.restore != "" {
+		return restoreFile(context.Background(), c, o.restore, o.force, stdout, stderr)
+	}
 	if err := run(c, logger(c.Log, stderr)); err != nil {
 		_, _ = fmt.Fprintln(stderr, "lunard:", err)
 		return exitFailed
@@ -75,6 +80,8 @@ func parse(args []string, stderr io.Writer) (options, error) {
 	f.StringVar(&o.socket, "socket", "", "`PATH` of the control API's socket, in the place of the configured one")
 	f.BoolVar(&o.check, "check", false, "check the configuration and exit")
 	f.BoolVar(&o.version, "version", false, "print the version and exit")
+	f.StringVar(&o.restore, "restore", "", "put a saved cluster database `FILE` in the place of this node's, and exit; see lunarctl cluster restore")
+	f.BoolVar(&o.force, "force", false, "with --restore: over the database of another cluster, or of a node in no cluster")
 	if err := f.Parse(args); err != nil {
 		return o, err
 	}

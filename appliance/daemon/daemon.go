@@ -78,8 +78,8 @@ func Open(ctx context.Context, c config.Config, log *slog.Logger) (_ *Daemon, er
 }
 
 func (d *Daemon) openDatabase(ctx context.Context) (err error) {
-	d.db, err = cluster.Open(ctx, cluster.Options{Dir: d.config.StateDir, Node: d.config.Node.Name, Config: d.config.Cluster, Log: d.log})
-	d.node.db = d.db
+	d.db, err = cluster.Open(ctx, cluster.Options{Dir: d.config.StateDir, Node: d.config.Node.Name, Config: d.config.Cluster, Log: d.log, NodeAPI: d.node.peerAPI()})
+	d.node.db, d.node.stateDir = d.db, d.config.StateDir
 	return err
 }
 
@@ -121,6 +121,7 @@ func (d *Daemon) openAPI(context.Context) error {
 	version.Node = d.config.Node.Name
 	s, err := server.New(server.Options{
 		Volumes: d.node, Images: d.node, Targets: d.node, Sessions: d.node, Events: d.node, Jobs: d.node,
+		Cluster: d.node, Nodes: d.node,
 		Stats: d.node.Stats, Version: version, Log: d.log,
 	})
 	if err != nil {
@@ -150,7 +151,7 @@ func (d *Daemon) serve(l net.Listener, h http.Handler) *http.Server {
 // openMembership takes this node's place in the cluster, also in one of its own.
 func (d *Daemon) openMembership(ctx context.Context) error {
 	n := d.node
-	n.clusterAddress, n.storage = d.config.Cluster.Address, d.config.Storage
+	n.clusterAddress, n.lease, n.storage = d.config.Cluster.Address, time.Duration(d.config.Cluster.Lease), d.config.Storage
 	n.inFlight, n.sharesKernel = time.Duration(d.config.Fence.InFlight), d.config.Storage.SharedKernel
 	n.fenceAgent = fence.AgentOptions{Command: d.config.Fence.Agent, Timeout: time.Duration(d.config.Fence.AgentTimeout)}
 	n.guardOptions = guard.Options{Watchdog: d.config.Fence.Watchdog, WatchdogTimeout: time.Duration(d.config.Fence.WatchdogTimeout)}

@@ -263,11 +263,11 @@ func TestSessions(t *testing.T) {
 	must(t, err)
 	eventually(t, 10*time.Second, "a session has written", func() bool {
 		s, err := c.Sessions(ctx)
-		return err == nil && len(s) == 1 && s[0].Target == iqn && s[0].Written >= 1<<20 && s[0].Local == b.portal()
+		return err == nil && len(s.Sessions) == 1 && s.Sessions[0].Target == iqn && s.Sessions[0].Written >= 1<<20 && s.Sessions[0].Local == b.portal()
 	})
 	refused(t, c.DeleteTarget(ctx, iqn, false), api.Refused, "logged in", "--force")
 	must(t, c.DeleteTarget(ctx, iqn, true))
-	if s, err := c.Sessions(ctx); err != nil || len(s) != 0 {
+	if s, err := c.Sessions(ctx); err != nil || len(s.Sessions) != 0 {
 		t.Fatalf("sessions %+v, %v", s, err)
 	}
 }

@@ -49,6 +49,7 @@ func (m *membership) viewChanged(v *cluster.View) {
 	for id, seen := range v.Seats {
 		if s := m.node.seatOf(id); s != nil {
 			s.saw(seen)
+			s.attend(v)
 		}
 	}
 	m.node.tellPeers()
@@ -66,8 +67,9 @@ func (n *Node) seatOf(volumeID string) *seat {
 
 // noPath says that this node cannot coordinate the volume before its path is back; keepWatch says when.
 func (n *Node) noPath(v *volumeState) {
+	v.pathLost.Store(true)
 	if m := n.membership.Load(); m != nil && m.session != nil {
-		m.session.SetPath(v.record.ID, false)
+		m.session.SetPath(v.id, false)
 	}
 }
 
@@ -150,12 +152,15 @@ func (n *Node) MoveVolume(ctx context.Context, name, to string) (api.MovedVolume
 	if err != nil {
 		return api.MovedVolume{}, err
 	}
-	m := n.membership.Load()
-	after, err := m.elections.Move(ctx, v.record.ID, to)
+	e, err := n.elections(ctx)
+	if err != nil {
+		return api.MovedVolume{}, err
+	}
+	after, err := e.Move(ctx, v.id, to)
 	if err != nil {
 		return api.MovedVolume{}, refusal(err)
 	}
-	seat, err := m.elections.Await(ctx, v.record.ID, after)
+	seat, err := e.Await(ctx, v.id, after)
 	if err != nil {
 		return api.MovedVolume{}, refusal(err)
 	}

@@ -15,7 +15,7 @@ import (
 )
 
 // leaseMargin is for the guard to do its work, and for clocks that run at other rates.
-const leaseMargin = 250 * time.Millisecond
+func leaseMargin(ttl time.Duration) time.Duration { return max(250*time.Millisecond, ttl/20) }
 
 // fencing is how the nodes of one volume are kept from writing to it. A node has a place there per
 // incarnation of its session. A nil *fencing is that of a node without others.
@@ -37,7 +37,7 @@ func (n *Node) openFencing(ctx context.Context, r cluster.Volume, path string) (
 	f := &fencing{node: n, options: fence.Options{
 		Volume: r.Name, Device: path, Cluster: n.db.InCluster(), Self: fence.Node{Name: n.name, Number: n.db.Number()},
 		Admission: n, Log: n.log, AllowUnfenced: r.AllowUnfenced, Agent: n.fenceAgent,
-		Lease: fence.LeaseOptions{TTL: m.ttl, InFlight: n.inFlight, Margin: leaseMargin},
+		Lease: fence.LeaseOptions{TTL: m.ttl, InFlight: n.inFlight, Margin: leaseMargin(m.ttl), Ask: n.askGuard},
 	}}
 	if lun, err := device.OpenReservations(path); err == nil {
 		f.lun, f.options.LUN = lun, lun
@@ -141,6 +141,14 @@ func (s *seat) fencePrevious(ctx context.Context, p *parts, t *cluster.Term) err
 	return s.fenceParty(ctx, p, *prev, fmt.Sprintf("node %s did not hand volume %s over", prev.Node, s.name()))
 }
 
+// outgoing is the node that was fenced for this term.
+func outgoing(t *cluster.Term, self string) (protocol.NodeID, bool) {
+	if t.Previous == nil || t.Previous.Node == self {
+		return "", false
+	}
+	return protocol.NodeID(t.Previous.Node), true
+}
+
 // fence is the coordinator's: a node that does not answer recalls.
 func (s *seat) fence(ctx context.Context, p *parts, node string) error {
 	incarnation, err := s.node.db.LastIncarnation(ctx, node)
@@ -161,13 +169,120 @@ func (s *seat) fenceParty(ctx context.Context, p *parts, who cluster.Party, why 
 		Node:    fence.Node{Name: who.Node, Number: s.node.numberOf(who.Node), Incarnation: uint32(who.Incarnation)},
 		Expired: wait == 0,
 	}
+	evicted := time.Now()
 	proof, err := p.fencer.fence(ctx, victim)
 	if err != nil {
 		return fmt.Errorf("fence node %s: %w", who.Node, err)
 	}
+	if proof.Method == fence.Reservations {
+		// Its writes are refused; until its deadline it may still answer reads by layouts of old.
+		if err := pause(ctx, wait-time.Since(evicted)); err != nil {
+			return err
+		}
+	}
 	s.note(ctx, "node.fenced", 0, fmt.Sprintf("node %s was fenced from volume %s: %s; by %s, within %v (%s)",
 		who.Node, s.name(), why, proof.Method, proof.Took.Round(time.Millisecond), proof.Detail))
 	return nil
+}
+
+func pause(ctx context.Context, d time.Duration) error {
+	timer := time.NewTimer(d)
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+// attend has the members fenced that are present no more while this node coordinates: what they held is
+// awaited by every change.
+func (s *seat) attend(view *cluster.View) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.here == nil || s.here.why != "" || s.here.finished {
+		return
+	}
+	for _, o := range s.node.membership.Load().others() {
+		if _, present := view.Nodes[o.Name]; present || s.here.absent[o.Name] {
+			continue
+		}
+		here := s.here
+		here.absent[o.Name] = true
+		here.tasks.Go(func() { s.expel(here, o.Name) })
+	}
+}
+
+// expel fences a member that is absent, and counts it out of the term, unless it came back meanwhile: then it
+// says itself what it holds.
+func (s *seat) expel(here *tenure, node string) {
+	defer func() {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		delete(here.absent, node)
+	}()
+	p, release := s.v.borrow()
+	if p == nil {
+		return
+	}
+	defer release()
+	gone, err := s.fenceAbsent(here.ctx, p, node)
+	switch {
+	case err != nil && here.ctx.Err() == nil:
+		s.log.Error("an absent node was not fenced", "node", node, "error", err)
+	case gone:
+		here.coord.Expel(protocol.NodeID(node))
+	}
+	_ = pause(here.ctx, absentAgain) // once in a while, and not at each change of the view
+}
+
+// fenceAbsent tells whether the node is out: its last incarnation is fenced, and there is no other one.
+func (s *seat) fenceAbsent(ctx context.Context, p *parts, node string) (gone bool, err error) {
+	m := s.node.membership.Load()
+	last, err := s.node.db.LastIncarnation(ctx, node) // before the view, which would tell a later one
+	if err != nil {
+		return false, err
+	}
+	if present, err := m.present(ctx, node); err != nil || present {
+		return false, err
+	}
+	if last > 0 {
+		err = s.fenceParty(ctx, p, cluster.Party{Node: node, Incarnation: last}, "it is not present")
+	}
+	if err != nil {
+		return false, err
+	}
+	present, err := m.present(ctx, node)
+	return !present, err
+}
+
+// present asks the database.
+func (m *membership) present(ctx context.Context, node string) (bool, error) {
+	view, err := m.elections.View(ctx)
+	if err != nil {
+		return false, err
+	}
+	_, ok := view.Nodes[node]
+	return ok, nil
+}
+
+// absentAgain is how long an absent node is left alone after it was fenced, or could not be.
+const absentAgain = 5 * time.Second
+
+// suspect evicts an incarnation of a node whose process is gone for certain: its machine refuses connections.
+func (n *Node) suspect(node string, incarnation uint64) {
+	m := n.membership.Load()
+	if m == nil || m.elections == nil || m.view.Load().Nodes[node].Incarnation != incarnation {
+		return
+	}
+	m.tasks.Go(func() {
+		ctx, cancel := context.WithTimeout(context.Background(), recordLimit)
+		defer cancel()
+		if _, err := m.elections.Suspect(ctx, node, incarnation, "its machine refuses connections: lunard has ended"); err != nil {
+			n.log.Warn("a node was not evicted", "node", node, "error", err)
+		}
+	})
 }
 
 // holders are the other nodes that may hold layouts of older terms.
@@ -181,7 +296,7 @@ func (n *Node) holders() []protocol.NodeID {
 
 // guardProcess is nil where no other node could take this one's volumes.
 func (n *Node) guardProcess() *guard.Guard {
-	if m := n.membership.Load(); m != nil {
+	if m := n.membership.Load(); m != nil && !m.unguarded.Load() {
 		return m.guard
 	}
 	return nil

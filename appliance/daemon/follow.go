@@ -6,6 +6,10 @@ import (
 	"fmt"
 	"net"
 	"strconv"
+	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
 
 	"lunar/appliance/cluster"
 	"lunar/datapath/coordinator"
@@ -47,11 +51,32 @@ func (n *Node) dial(volumeID string, c cluster.Coordinator, address string) (_ *
 	r.calls, err = wire.Dial(wire.ClientOptions{
 		Address: net.JoinHostPort(address, strconv.Itoa(layoutPort)), TLS: tls, Volume: volumeID, Epoch: c.Epoch,
 		Node: self, Incarnation: incarnation, Data: r.data, Sentinels: coordinator.Sentinels(), Log: n.log,
+		Dial: n.dialer(c),
 	})
 	if err != nil {
 		return nil, errors.Join(err, r.data.Close())
 	}
 	return r, nil
+}
+
+// peerSilence is how long a peer may not acknowledge what was sent to it.
+const peerSilence = time.Second
+
+// dialer opens connections to a coordinator's node; one that is refused tells that lunard has ended there.
+func (n *Node) dialer(c cluster.Coordinator) func(ctx context.Context, address string) (net.Conn, error) {
+	d := net.Dialer{KeepAlive: -1, Control: func(_, _ string, raw syscall.RawConn) (err error) {
+		ctl := raw.Control(func(fd uintptr) {
+			err = unix.SetsockoptInt(int(fd), unix.IPPROTO_TCP, unix.TCP_USER_TIMEOUT, int(peerSilence.Milliseconds()))
+		})
+		return errors.Join(ctl, err)
+	}}
+	return func(ctx context.Context, address string) (net.Conn, error) {
+		conn, err := d.DialContext(ctx, "tcp", address)
+		if errors.Is(err, unix.ECONNREFUSED) {
+			n.suspect(c.Node, c.Incarnation)
+		}
+		return conn, err
+	}
 }
 
 func (r *remote) close() error { return errors.Join(r.calls.Close(), r.data.Close()) }
@@ -88,13 +113,14 @@ func (s *seat) followRemote(ctx context.Context, vol *volume.Volume, c cluster.C
 	if !ok {
 		return fmt.Errorf("volume %s: its coordinator %s is no member that is known here", s.name(), c.Node)
 	}
-	next, err := s.node.dial(s.v.record.ID, c, address)
+	next, err := s.node.dial(s.v.id, c, address)
 	if err != nil {
 		return fmt.Errorf("volume %s: coordinator %s: %w", s.name(), c.Node, err)
 	}
 	limited, cancel := s.whileSeen(ctx, c)
 	defer cancel()
 	err = vol.Follow(limited, next.calls)
+	s.countedOut(err, c)
 	was := s.remote
 	s.remote = next // also after an error: the volume may have attached some images there
 	if was != nil {
@@ -113,6 +139,25 @@ func (s *seat) whileSeen(ctx context.Context, c cluster.Coordinator) (context.Co
 	}
 	s.interrupt = cancel
 	return ctx, cancel
+}
+
+// countedOutAfter is how long a coordinator may refuse this node, while it is the coordinator, before this
+// node takes it that it was expelled.
+const countedOutAfter = 3 * time.Second
+
+// countedOut begins another incarnation of this node when the present coordinator has expelled the last one.
+func (s *seat) countedOut(err error, c cluster.Coordinator) {
+	if !errors.Is(err, protocol.ErrStale) || s.knownEpoch() != c.Epoch {
+		s.refused = time.Time{}
+		return
+	}
+	if s.refused.IsZero() {
+		s.refused = time.Now()
+	}
+	if time.Since(s.refused) > countedOutAfter {
+		s.refused = time.Time{}
+		s.node.membership.Load().session.Renew("the coordinator of volume " + s.name() + " has expelled it")
+	}
 }
 
 // unfollow closes the way to another node's coordinator.

@@ -159,11 +159,11 @@ func (n *Node) renameImage(ctx context.Context, volume, path, name string) (api.
 
 // notExported refuses an image that a LUN maps. The caller holds Node.changes.
 func (n *Node) notExported(v *volumeState, path string) error {
-	m := n.mappings(unitKey{v.record.ID, path})
+	m := n.mappings(unitKey{v.id, path})
 	if len(m) == 0 {
 		return nil
 	}
-	return api.Errorf(api.Busy, "image %s/%s is exported as LUN %d of %s", v.record.Name, path, m[0].LUN, m[0].Target).
+	return api.Errorf(api.Busy, "image %s/%s is exported as LUN %d of %s", v.name(), path, m[0].LUN, m[0].Target).
 		WithHint("unmap it first: lunarctl target unmap %s %d", m[0].Target, m[0].LUN)
 }
 

@@ -20,7 +20,6 @@ import (
 // session is long, so that a slow disk of the database ends no term.
 const (
 	aloneTTL   = cluster.MaxTTL
-	memberTTL  = 2 * time.Second
 	joinLimit  = 30 * time.Second // for the session to begin
 	serveLimit = 10 * time.Second // for calls of other nodes to end
 )
@@ -35,7 +34,10 @@ type membership struct {
 	shared    bool // with other nodes, or such may come
 	ttl       time.Duration
 
+	ready chan struct{} // closed when session and elections are there
+
 	guard      *guard.Guard // nil unless shared
+	unguarded  atomic.Bool  // the guard was let go
 	layouts    *wire.Server
 	redirected *nbd.Server
 
@@ -48,7 +50,7 @@ type membership struct {
 
 // openMembership begins this node's part. Volumes are brought on line by it; nothing is exported yet.
 func (n *Node) openMembership(ctx context.Context) (_ *membership, err error) {
-	m := &membership{node: n, shared: n.db.InCluster() != "", ttl: aloneTTL}
+	m := &membership{node: n, shared: n.db.InCluster() != "", ttl: aloneTTL, ready: make(chan struct{})}
 	m.deadline = newDeadline(m)
 	m.view.Store(&cluster.View{})
 	m.members.Store(&[]cluster.Member{})
@@ -60,7 +62,7 @@ func (n *Node) openMembership(ctx context.Context) (_ *membership, err error) {
 		}
 	}()
 	if m.shared {
-		m.ttl = memberTTL
+		m.ttl = n.lease
 		if err := m.openShared(ctx); err != nil {
 			return m, err
 		}
@@ -74,6 +76,7 @@ func (n *Node) openMembership(ctx context.Context) (_ *membership, err error) {
 		return m, err
 	}
 	m.elections = n.db.Coordinators(m.session)
+	close(m.ready)
 	return m, nil
 }
 
@@ -101,6 +104,8 @@ func (m *membership) run(ctx context.Context) {
 	})
 	m.tasks.Go(func() { m.repeat(ctx, "reservations", func() error { return m.node.reservations.follow(ctx) }) })
 	if m.shared {
+		m.tasks.Go(func() { m.awaitEviction(ctx) })
+		m.tasks.Go(func() { m.keepEquipped(ctx) })
 		m.tasks.Go(func() { m.repeat(ctx, "members", func() error { return m.node.db.WatchMembers(ctx, m.changed) }) })
 	}
 }
@@ -131,6 +136,9 @@ func (m *membership) changed(members []cluster.Member) error {
 // established begins another incarnation: I/O that waited for it goes on under new layouts.
 func (m *membership) established(incarnation uint64) {
 	m.node.log.Info("this node is present in the cluster", "incarnation", incarnation)
+	if m.guard != nil {
+		m.guard.Present(uint64(uint32(incarnation))) // as fence.Node has it
+	}
 	m.node.incarnation.Store(incarnation)
 }
 
@@ -151,10 +159,7 @@ func (m *membership) close(ctx context.Context) error {
 	if m.session != nil {
 		m.session.Close()
 	}
-	if m.guard != nil {
-		errs = append(errs, m.guard.Close())
-	}
-	return errors.Join(errs...)
+	return errors.Join(append(errs, m.letGuardGo())...)
 }
 
 // others lists the names of the other members that may hold layouts.
@@ -238,7 +243,9 @@ func (d *deadline) look(ctx context.Context) time.Duration {
 	d.mu.Unlock()
 	switch {
 	case gone && !stopped:
-		d.m.node.stopIO(ctx, d.early())
+		if d.m.node.stopIO(ctx, d.early()) && !d.m.unguarded.Load() {
+			d.m.tasks.Go(func() { d.m.disarm(ctx) })
+		}
 	case !gone && stopped:
 		d.m.node.resumeIO(ctx)
 	}
@@ -249,20 +256,22 @@ func (d *deadline) look(ctx context.Context) time.Duration {
 }
 
 // stopIO makes all volumes wait, within limit, and ends the terms of this node when that was too long: what
-// is under way then is left to the guard.
-func (n *Node) stopIO(ctx context.Context, limit time.Duration) {
+// is under way then is left to the guard. all tells that nothing is.
+func (n *Node) stopIO(ctx context.Context, limit time.Duration) (all bool) {
 	ctx, cancel := context.WithTimeout(ctx, limit)
 	defer cancel()
 	n.log.Error("I/O stops: this node cannot renew its session with the cluster")
-	var all sync.WaitGroup
+	var volumes sync.WaitGroup
+	var busy atomic.Bool
 	for _, v := range n.sortedVolumes() {
 		p, release := v.borrow()
 		if p == nil {
 			continue
 		}
-		all.Go(func() {
+		volumes.Go(func() {
 			defer release()
 			if err := p.vol.Suspend(ctx, volume.LeaseLost); err != nil {
+				busy.Store(true)
 				n.log.Error("I/O is still under way", "volume", n.record(v).Name, "error", err)
 				return
 			}
@@ -271,7 +280,8 @@ func (n *Node) stopIO(ctx context.Context, limit time.Duration) {
 			}
 		})
 	}
-	all.Wait()
+	volumes.Wait()
+	return !busy.Load()
 }
 
 // resumeIO lets I/O go on under the present session: each volume takes its place anew among those that

@@ -38,7 +38,9 @@ type Node struct {
 	incarnation atomic.Uint64 // of the session, its last one while there is none
 
 	// What the configuration says of this node among others.
+	stateDir       string
 	clusterAddress string
+	lease          time.Duration // of its session
 	portals        []net.Addr
 	storage        config.Storage
 	fenceAgent     fence.AgentOptions

@@ -6,6 +6,7 @@ import (
 	"os"
 	"path/filepath"
 	"runtime"
+	"sync"
 	"testing"
 	"time"
 
@@ -37,6 +38,7 @@ func newNodes(t *testing.T, n int) *nodes {
 		b.config.Node.Name = fmt.Sprintf("n%d", i+1)
 		b.config.Cluster.Address = fmt.Sprintf("127.0.%d.%d", os.Getpid()%250+1, i+1)
 		b.config.Cluster.Profile = config.ProfileFast
+		b.config.Cluster.Lease = config.Duration(20 * time.Second) // a loaded machine renews late
 		b.config.ISCSI.Portals = []string{b.config.Cluster.Address + ":0"}
 		b.config.Storage = config.Storage{Devices: []string{loop.Path}, SharedKernel: true}
 		b.config.Fence.InFlight = config.Duration(300 * time.Millisecond)
@@ -44,23 +46,23 @@ func newNodes(t *testing.T, n int) *nodes {
 		c.all, c.loops = append(c.all, b), append(c.loops, loop)
 	}
 	first := c.all[0]
-	first.start()
-	must(t, first.daemon.node.db.Init(t.Context()))
-	first.restart()
+	_, err := first.start().InitCluster(t.Context())
+	must(t, err)
 	for _, b := range c.all[1:] {
-		token, err := first.daemon.node.db.NewToken(t.Context(), 0)
+		token, err := first.client.NewToken(t.Context(), api.NewToken{})
 		must(t, err)
-		b.start()
-		must(t, b.daemon.node.db.Join(t.Context(), first.config.Cluster.Address, token))
-		b.restart()
+		_, err = b.start().JoinCluster(t.Context(), api.Join{Address: first.config.Cluster.Address, Token: token.Token})
+		must(t, err)
 	}
 	return c
 }
 
 func (c *nodes) stop() {
-	for i := len(c.all) - 1; i >= 0; i-- {
-		c.all[i].stop()
+	var all sync.WaitGroup // one after the other, the last would be without a majority for too long
+	for _, b := range c.all {
+		all.Go(b.stop)
 	}
+	all.Wait()
 }
 
 func TestThreeNodes(t *testing.T) {

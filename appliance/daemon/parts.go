@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"strings"
 	"sync/atomic"
+	"unsafe"
 
 	"lunar/appliance/api"
 	"lunar/appliance/cluster"
@@ -21,6 +22,7 @@ type parts struct {
 	vol    *volume.Volume
 	fencer *fencing // nil where no other node has the volume
 	size   int64    // of the device, when it was opened
+	forget func()   // tells the guard
 
 	alarm atomic.Pointer[string] // what is wrong with the device, in words
 }
@@ -35,11 +37,16 @@ func (n *Node) openParts(ctx context.Context, r cluster.Volume, dev *device.Devi
 	if p.fencer, err = n.openFencing(ctx, r, dev.Path); err != nil {
 		return nil, err
 	}
+	if err := n.watchDevice(r.ID, dev); err != nil {
+		return nil, errors.Join(err, p.fencer.close(ctx))
+	}
+	p.forget = func() { n.forgetDevice(r.ID) }
 	p.vol, err = volume.Open(ctx, volume.Options{
 		Name: r.Name, Node: protocol.NodeID(n.name), Device: dev, Engine: n.engine, Log: n.log,
 		Fenced: func(err error) { n.fencedOff(r.ID, err) },
 	})
 	if err != nil {
+		p.forget()
 		return nil, errors.Join(err, p.fencer.close(ctx))
 	}
 	return p, nil
@@ -50,6 +57,7 @@ func (p *parts) close(ctx context.Context) (stays bool, err error) {
 	if err := p.vol.Close(); err != nil {
 		return true, err
 	}
+	p.forget()
 	return false, errors.Join(p.fencer.close(ctx), p.dev.Close())
 }
 
@@ -66,6 +74,26 @@ func (p *parts) state() (api.State, string) {
 		reason = strings.TrimPrefix(reason+"; "+*alarm, "; ")
 	}
 	return api.State(s.State), reason
+}
+
+// readable tells whether both ends of the device can be read.
+func (p *parts) readable() bool {
+	sector := alignedSector(p.dev.LogicalBlock)
+	for _, off := range []int64{0, p.size - int64(len(sector))} {
+		if _, err := p.dev.ReadAt(sector, off); err != nil {
+			return false
+		}
+	}
+	return true
+}
+
+// alignedSector is n bytes where direct I/O may go, in a buffer of their own.
+func alignedSector(n int) []byte {
+	const page = 4096
+	n = max(n, page)
+	raw := make([]byte, n+page)
+	skip := page - int(uintptr(unsafe.Pointer(unsafe.SliceData(raw)))%page)
+	return raw[skip : skip+n]
 }
 
 // checkSize raises the alarm when the device has become smaller than the file system was made for, and

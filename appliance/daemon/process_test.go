@@ -139,7 +139,7 @@ func TestTerminateWithInitiators(t *testing.T) {
 			p.initiator(strings.Repeat("write -P 1 0 1M\n", 100000))
 			eventually(t, 10*time.Second, "both are logged in and one writes", func() bool {
 				s, err := c.Sessions(t.Context())
-				return err == nil && len(s) == 2 && s[0].Written+s[1].Written > 8<<20
+				return err == nil && len(s.Sessions) == 2 && s.Sessions[0].Written+s.Sessions[1].Written > 8<<20
 			})
 			must(t, silent.Process.Signal(unix.SIGSTOP))
 			for range tt.signals {

@@ -88,8 +88,8 @@ func (n *Node) dropLUN(t *target, number uint16) error {
 func (n *Node) reconcileVolumes(ctx context.Context, records []cluster.Volume) error {
 	var errs []error
 	for _, v := range n.sortedVolumes() {
-		if !slices.ContainsFunc(records, func(r cluster.Volume) bool { return r.ID == v.record.ID }) {
-			errs = append(errs, v.offLine(ctx, "ejected"), n.forget(v.record.ID))
+		if !slices.ContainsFunc(records, func(r cluster.Volume) bool { return r.ID == v.id }) {
+			errs = append(errs, v.offLine(ctx, "ejected"), n.forget(v.id))
 		}
 	}
 	for _, r := range records {

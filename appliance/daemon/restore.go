@@ -97,8 +97,8 @@ func (n *Node) retry(ctx context.Context) (back bool) {
 		}
 		if err := n.onLine(ctx, v); err == nil {
 			back = true
-			n.note(ctx, cluster.Event{Kind: "volume.online", Volume: v.record.Name,
-				Text: fmt.Sprintf("volume %s is back, on %s", v.record.Name, v.record.Device)})
+			n.note(ctx, cluster.Event{Kind: "volume.online", Volume: v.name(),
+				Text: fmt.Sprintf("volume %s is back, on %s", v.name(), n.record(v).Device)})
 		}
 	}
 	return n.retryLUNs(ctx) || back
@@ -153,7 +153,7 @@ func (n *Node) quiesce(ctx context.Context) error {
 	}
 	for _, v := range n.sortedVolumes() {
 		if err := v.offLine(ctx, "the node stops"); err != nil {
-			errs = append(errs, fmt.Errorf("volume %s: %w", v.record.Name, err))
+			errs = append(errs, fmt.Errorf("volume %s: %w", v.name(), err))
 		}
 	}
 	return errors.Join(errs...)

@@ -38,20 +38,28 @@ type seat struct {
 	tried error   // why this node's last try to take over failed
 	busy  bool    // a step is under way
 
+	abort     context.CancelFunc // ends a take-over that is under way; nil: there is none
 	interrupt context.CancelFunc // ends the wait for a coordinator that is none any more; may be nil
 
-	owed   *owed   // an end that the database has not heard of; run's alone
-	remote *remote // the coordinator that the volume follows, on another node; run's alone
-	stop   context.CancelFunc
-	ended  chan struct{}
+	owed    *owed     // an end that the database has not heard of; run's alone
+	refused time.Time // since when the coordinator refuses this node; run's alone
+	remote  *remote   // the coordinator that the volume follows, on another node; run's alone
+	stop    context.CancelFunc
+	ended   chan struct{}
 }
 
 // tenure is a term of this node with the volume mounted.
 type tenure struct {
 	term  *cluster.Term
 	coord *coordinator.Coordinator
+	ctx   context.Context //nolint:containedctx // of the tasks: it ends with the term
+	end   context.CancelFunc
+	tasks sync.WaitGroup
 
-	why string // it must end at once; guarded by seat.mu
+	// Guarded by seat.mu.
+	why      string          // it must end at once
+	finished bool            // no task begins any more
+	absent   map[string]bool // members that are being fenced
 }
 
 // owed is the end of a term that is to be recorded.
@@ -68,7 +76,7 @@ type departure struct {
 }
 
 func (n *Node) newSeat(v *volumeState) *seat {
-	return &seat{node: n, v: v, log: n.log.With("volume", v.record.Name), wake: make(chan struct{}, 1), ended: make(chan struct{})}
+	return &seat{node: n, v: v, log: n.log.With("volume", v.name()), wake: make(chan struct{}, 1), ended: make(chan struct{})}
 }
 
 // start begins; the volume is on line until end has returned.
@@ -168,11 +176,11 @@ func (v *volumeState) complain(err error) error {
 	defer s.mu.Unlock()
 	switch {
 	case s.fault != nil:
-		return fmt.Errorf("volume %s has no coordinator: %w", s.v.record.Name, s.fault)
+		return fmt.Errorf("volume %s has no coordinator: %w", s.v.name(), s.fault)
 	case s.seen.Coordinator != nil:
-		return fmt.Errorf("volume %s: its coordinator %s is %s since its election: %w", s.v.record.Name, s.seen.Coordinator.Node, s.seen.Coordinator.State, err)
+		return fmt.Errorf("volume %s: its coordinator %s is %s since its election: %w", s.v.name(), s.seen.Coordinator.Node, s.seen.Coordinator.State, err)
 	}
-	return fmt.Errorf("volume %s: no node was elected its coordinator: %w", s.v.record.Name, err)
+	return fmt.Errorf("volume %s: no node was elected its coordinator: %w", s.v.name(), err)
 }
 
 // resign ends this node's own term, and waits until it has ended.
@@ -197,7 +205,7 @@ func (s *seat) resign(ctx context.Context, reason string) error {
 		case <-tick.C:
 		case <-ctx.Done():
 			tick.Stop()
-			return fmt.Errorf("volume %s was not handed over: %w", s.v.record.Name, ctx.Err())
+			return fmt.Errorf("volume %s was not handed over: %w", s.v.name(), ctx.Err())
 		}
 	}
 }
@@ -207,6 +215,9 @@ func (s *seat) over(t *cluster.Term, reason string) {
 	s.mu.Lock()
 	if s.won == t {
 		s.won = nil
+	}
+	if s.abort != nil {
+		s.abort()
 	}
 	here := s.here
 	if here != nil && here.term == t {
@@ -222,6 +233,9 @@ func (s *seat) over(t *cluster.Term, reason string) {
 // lose ends a term of this node that cannot go on.
 func (s *seat) lose(reason string) {
 	s.mu.Lock()
+	if s.abort != nil {
+		s.abort()
+	}
 	here := s.here
 	if here != nil && here.why == "" {
 		here.why = reason
@@ -303,22 +317,27 @@ func (s *seat) takeOver(ctx context.Context, t *cluster.Term) (err error) {
 	}
 	defer release()
 	began := time.Now()
+	step, cancel := context.WithCancel(ctx)
+	defer cancel()
+	s.mu.Lock()
+	s.abort = cancel
+	s.mu.Unlock()
 	defer func() {
 		s.mu.Lock()
-		s.tried = err
+		s.tried, s.abort = err, nil
 		s.mu.Unlock()
 		if err != nil {
 			s.note(ctx, "coordinator.failed", t.Epoch, fmt.Sprintf("volume %s: node %s could not take over: %v", s.name(), s.node.name, err))
 			err = errors.Join(err, s.abandon(ctx, t, err))
 		}
 	}()
-	if err := s.fencePrevious(ctx, p, t); err != nil {
+	if err := s.fencePrevious(step, p, t); err != nil {
 		return err
 	}
-	if err := s.record(ctx, t.Fenced); err != nil {
+	if err := s.record(step, t.Fenced); err != nil {
 		return err
 	}
-	here, err := s.mount(ctx, p, t)
+	here, err := s.mount(step, p, t)
 	if err != nil {
 		return err
 	}
@@ -336,7 +355,8 @@ func (s *seat) takeOver(ctx context.Context, t *cluster.Term) (err error) {
 
 // mount opens the coordinator. From here on the term ends by giveUp or handOver only.
 func (s *seat) mount(ctx context.Context, p *parts, t *cluster.Term) (*tenure, error) {
-	here := &tenure{term: t}
+	here := &tenure{term: t, absent: map[string]bool{}}
+	here.ctx, here.end = context.WithCancel(context.Background()) //nolint:contextcheck // it outlives the step
 	var err error
 	here.coord, err = coordinator.Open(ctx, p.dev, coordinator.Options{
 		Epoch: t.Epoch, Log: s.log, Members: s.node.holders(), Twin: s.node.sharesKernel,
@@ -344,7 +364,11 @@ func (s *seat) mount(ctx context.Context, p *parts, t *cluster.Term) (*tenure, e
 		Failed: func(err error) { s.lose("the coordinator cannot go on: " + err.Error()) },
 	})
 	if err != nil {
+		here.end()
 		return nil, err
+	}
+	if gone, ok := outgoing(t, s.node.name); ok {
+		here.coord.Expel(gone)
 	}
 	if err = s.guard(here.coord); err == nil {
 		err = here.coord.Hello(ctx, protocol.NodeID(s.node.name), t.Incarnation)
@@ -355,12 +379,16 @@ func (s *seat) mount(ctx context.Context, p *parts, t *cluster.Term) (*tenure, e
 	if err == nil {
 		err = s.node.saw(ctx, s.v, p, here.coord)
 	}
+	if err == nil {
+		err = ctx.Err()
+	}
 	if err != nil {
 		return nil, errors.Join(err, s.close(context.WithoutCancel(ctx), here))
 	}
 	s.mu.Lock()
 	s.here = here
 	s.mu.Unlock()
+	s.attend(s.node.membership.Load().view.Load())
 	return here, nil
 }
 
@@ -374,12 +402,12 @@ func (s *seat) guard(c *coordinator.Coordinator) error {
 	if err != nil {
 		return err
 	}
-	return errors.Join(g.Add(s.v.record.ID, root), root.Close())
+	return errors.Join(g.Add(s.v.id, root), root.Close())
 }
 
 func (s *seat) unguard() error {
 	if g := s.node.guardProcess(); g != nil {
-		return g.Remove(s.v.record.ID)
+		return g.Remove(s.v.id)
 	}
 	return nil
 }
@@ -392,13 +420,14 @@ func (s *seat) handOver(ctx context.Context, here *tenure, order *departure) err
 		p.vol.Orphan()
 		release()
 	}
+	s.finish(here)
 	limited, cancel := context.WithTimeout(ctx, handOverLimit)
 	defer cancel()
 	err := errors.Join(s.unguard(), here.coord.Handover(limited))
 	s.mu.Lock()
 	s.here = nil
 	s.mu.Unlock()
-	s.node.endServing(s.v.record.ID, here.term.Epoch)
+	s.node.endServing(s.v.id, here.term.Epoch)
 	if err != nil {
 		return errors.Join(closing, err, s.close(context.WithoutCancel(ctx), here), s.abandon(ctx, here.term, err))
 	}
@@ -422,14 +451,24 @@ func (s *seat) giveUp(ctx context.Context, here *tenure) error {
 	s.note(ctx, "coordinator.lost", here.term.Epoch, fmt.Sprintf("node %s ends its term as coordinator of volume %s (epoch %d): %s",
 		s.node.name, s.name(), here.term.Epoch, here.why))
 	s.node.noPath(s.v)
-	s.node.endServing(s.v.record.ID, here.term.Epoch)
+	s.node.endServing(s.v.id, here.term.Epoch)
 	if err := s.close(context.WithoutCancel(ctx), here); err != nil {
 		return errors.Join(err, s.abandon(ctx, here.term, err))
 	}
 	return s.release(ctx, here.term, "")
 }
 
+// finish ends the term's tasks; none begins any more.
+func (s *seat) finish(t *tenure) {
+	s.mu.Lock()
+	t.finished = true
+	s.mu.Unlock()
+	t.end()
+	t.tasks.Wait()
+}
+
 func (s *seat) close(ctx context.Context, here *tenure) error {
+	s.finish(here)
 	ctx, cancel := context.WithTimeout(ctx, handOverLimit)
 	defer cancel()
 	err := errors.Join(s.unguard(), here.coord.Close(ctx))
@@ -490,7 +529,7 @@ func (s *seat) releaseNow(ctx context.Context, o *owed) error {
 	return err
 }
 
-func (s *seat) name() string { return s.node.record(s.v).Name }
+func (s *seat) name() string { return s.v.name() }
 
 func (s *seat) note(ctx context.Context, kind string, epoch uint64, text string) {
 	s.node.noteSoon(ctx, cluster.Event{Kind: kind, Volume: s.name(), Epoch: epoch, Text: text})

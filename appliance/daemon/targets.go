@@ -230,7 +230,7 @@ func (n *Node) DeleteTarget(ctx context.Context, name string, force bool) error 
 	if err != nil {
 		return err
 	}
-	if err := n.unused(t); err != nil && !force {
+	if err := n.unused(ctx, t); err != nil && !force {
 		return err
 	}
 	if err := n.db.DeleteTarget(ctx, t.name); err != nil {
@@ -243,12 +243,15 @@ func (n *Node) DeleteTarget(ctx context.Context, name string, force bool) error 
 }
 
 // unused refuses a target with sessions or LUNs, and says which.
-func (n *Node) unused(t *target) error {
+func (n *Node) unused(ctx context.Context, t *target) error {
 	for _, s := range n.front.Sessions() {
 		if s.Target == t.name {
 			return api.Errorf(api.Refused, "%s is logged in to target %s from %s", s.Initiator, t.name, s.Remote).
 				WithHint("log it out, or give --force: its I/O fails then")
 		}
+	}
+	if err := n.unusedElsewhere(ctx, t.name); err != nil {
+		return err
 	}
 	if len(t.luns) > 0 {
 		return api.Errorf(api.Refused, "target %s has %d LUNs mapped", t.name, len(t.luns)).
@@ -296,7 +299,7 @@ func (n *Node) Map(ctx context.Context, name string, r api.Map) (api.LUN, error)
 	if r.LUN != nil {
 		number = int(*r.LUN)
 	}
-	record, err := n.db.Map(ctx, t.name, v.record.ID, path, number)
+	record, err := n.db.Map(ctx, t.name, v.id, path, number)
 	if err != nil {
 		return api.LUN{}, refusal(err)
 	}

@@ -6,6 +6,7 @@ import (
 	"encoding/hex"
 	"fmt"
 	"slices"
+	"sync/atomic"
 
 	"lunar/appliance/api"
 	"lunar/appliance/cluster"
@@ -21,8 +22,9 @@ type unitKey struct{ volumeID, path string }
 type unit struct {
 	lu    *scsi.LogicalUnit
 	image *volume.Image
-	naa   string // in hex
-	luns  int    // that lead to it; guarded by Node.changes
+	naa   string       // in hex
+	size  atomic.Int64 // as initiators were told
+	luns  int          // that lead to it; guarded by Node.changes
 }
 
 // acquire gives the unit of an image one more LUN, and opens it if it is the first. The caller
@@ -72,7 +74,9 @@ func (n *Node) newUnit(ctx context.Context, p *parts, l cluster.LUN) (*unit, err
 		_ = image.Close(ctx)
 		return nil, err
 	}
-	return &unit{lu: lu, image: image, naa: l.NAA, luns: 1}, nil
+	u := &unit{lu: lu, image: image, naa: l.NAA, luns: 1}
+	u.size.Store(image.Size())
+	return u, nil
 }
 
 // physicalBlock is the device's, of the two lengths that hypervisors know.
@@ -130,7 +134,14 @@ func (n *Node) capacityChanged(volume, path string) {
 	if err != nil {
 		return
 	}
-	if u := n.unit(unitKey{v.record.ID, path}); u != nil {
+	if u := n.unit(unitKey{v.id, path}); u != nil {
+		u.checkSize()
+	}
+}
+
+// checkSize tells initiators that the image has another size, whichever node has changed it.
+func (u *unit) checkSize() {
+	if size := u.image.Size(); u.size.Swap(size) != size {
 		u.lu.CapacityChanged()
 	}
 }

@@ -68,7 +68,7 @@ func (n *Node) addVolume(ctx context.Context, r api.AddVolume) (*volumeState, er
 
 // know adds a volume of the database to those of this node, off line.
 func (n *Node) know(r cluster.Volume) *volumeState {
-	v := &volumeState{node: n, record: r}
+	v := &volumeState{node: n, id: r.ID, record: r}
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	n.volumes[r.ID] = v
@@ -93,7 +93,7 @@ func (n *Node) awaitCoordinator(ctx context.Context, v *volumeState) error {
 		p, release := v.borrow()
 		if p == nil {
 			tick.Stop()
-			return api.Errorf(api.Unavailable, "volume %s: %s", v.record.Name, v.why())
+			return api.Errorf(api.Unavailable, "volume %s: %s", v.name(), v.why())
 		}
 		s := p.vol.Status()
 		release()

@@ -15,16 +15,21 @@ import (
 	"lunar/datapath/volume"
 )
 
-// volumeState is a volume of this node; Node.mu guards its record.
+// volumeState is a volume of this node.
 type volumeState struct {
-	node   *Node
-	record cluster.Volume
-	seat   atomic.Pointer[seat] // of the parts: set before them, nil after them
+	node     *Node
+	id       string               // never changes
+	record   cluster.Volume       // guarded by Node.mu
+	pathLost atomic.Bool          // as the cluster was told
+	seat     atomic.Pointer[seat] // of the parts: set before them, nil after them
 
 	use    sync.RWMutex // read-held while its parts are used, write-held while they come or go
 	parts  *parts       // nil: off line
 	reason string       // why
 }
+
+// name is the volume's present one.
+func (v *volumeState) name() string { return v.node.record(v).Name }
 
 // borrow gives the parts to a caller that calls release when it is done; nil while off line.
 func (v *volumeState) borrow() (p *parts, release func()) {
@@ -70,9 +75,9 @@ func (v *volumeState) offLine(ctx context.Context, reason string) error {
 	}
 	release()
 	if images := p.vol.Status().Images; images > 0 {
-		return fmt.Errorf("volume %s: %w: %d images are open", v.record.Name, volume.ErrInUse, images)
+		return fmt.Errorf("volume %s: %w: %d images are open", v.name(), volume.ErrInUse, images)
 	}
-	v.node.forgetPath(v.record.ID)
+	v.node.forgetPath(v.id)
 	seat := v.seat.Load()
 	err := seat.resign(ctx, reason)
 	seat.end()
@@ -92,7 +97,12 @@ func (v *volumeState) offLine(ctx context.Context, reason string) error {
 // onLine finds the volume's LUN by its WWID and takes part in its coordination. On failure it notes
 // the reason. The caller holds Node.changes.
 func (n *Node) onLine(ctx context.Context, v *volumeState) error {
-	p, err := n.openVolume(ctx, v.record)
+	if err := n.present(); err != nil {
+		v.set(nil, err.Error())
+		return err
+	}
+	record := n.record(v)
+	p, err := n.openVolume(ctx, record)
 	if err != nil {
 		v.set(nil, err.Error())
 		return err
@@ -100,15 +110,15 @@ func (n *Node) onLine(ctx context.Context, v *volumeState) error {
 	seat := n.newSeat(v)
 	v.seat.Store(seat)
 	v.set(p, "")
-	if err := p.redirect(ctx, v.record.RedirectedOn(n.name)); err != nil {
+	if err := p.redirect(ctx, record.RedirectedOn(n.name)); err != nil {
 		return err
 	}
 	seat.start()
 	m := n.membership.Load()
-	if seen, ok := m.view.Load().Seats[v.record.ID]; ok {
+	if seen, ok := m.view.Load().Seats[v.id]; ok {
 		seat.saw(seen)
 	}
-	m.session.SetPath(v.record.ID, true)
+	m.session.SetPath(v.id, true)
 	return nil
 }
 
@@ -126,7 +136,7 @@ func (n *Node) openVolume(ctx context.Context, r cluster.Volume) (*parts, error)
 
 // saw notes in the database what the coordinator has learnt of the volume.
 func (n *Node) saw(ctx context.Context, v *volumeState, p *parts, c *coordinator.Coordinator) error {
-	record, err := n.db.UpdateVolume(ctx, v.record.ID, func(r *cluster.Volume) error {
+	record, err := n.db.UpdateVolume(ctx, v.id, func(r *cluster.Volume) error {
 		r.Device, r.FileSystem = p.dev.Path, string(c.FS())
 		return nil
 	})

@@ -41,14 +41,7 @@ func (n *Node) Volume(ctx context.Context, name string) (api.VolumeDetail, error
 	if err != nil {
 		return api.VolumeDetail{}, err
 	}
-	d := api.VolumeDetail{Volume: n.describe(ctx, v)}
-	own := api.VolumeNode{Node: n.name, State: d.State, Reason: d.Reason}
-	if p, release := v.borrow(); p != nil {
-		own.Counters = p.counters()
-		release()
-	}
-	d.Nodes = []api.VolumeNode{own}
-	return d, nil
+	return api.VolumeDetail{Volume: n.describe(ctx, v), Nodes: n.rows(ctx, v)}, nil
 }
 
 func (n *Node) describe(ctx context.Context, v *volumeState) api.Volume {
@@ -100,7 +93,7 @@ func (n *Node) RenameVolume(ctx context.Context, name, to string) error {
 	if err != nil {
 		return err
 	}
-	if err := n.db.RenameVolume(ctx, v.record.ID, to); err != nil {
+	if err := n.db.RenameVolume(ctx, v.id, to); err != nil {
 		return refusal(err)
 	}
 	n.mu.Lock()
@@ -121,7 +114,7 @@ func (n *Node) RedirectVolume(ctx context.Context, name string, on bool) error {
 	if err != nil {
 		return err
 	}
-	record, err := n.db.UpdateVolume(ctx, v.record.ID, func(r *cluster.Volume) error { r.SetRedirected(n.name, on); return nil })
+	record, err := n.db.UpdateVolume(ctx, v.id, func(r *cluster.Volume) error { r.SetRedirected(n.name, on); return nil })
 	if err != nil {
 		return refusal(err)
 	}
@@ -152,20 +145,20 @@ func (n *Node) EjectVolume(ctx context.Context, name string) error {
 	if err != nil {
 		return err
 	}
-	if m := n.mappedOn(v.record.ID); len(m) > 0 {
+	if m := n.mappedOn(v.id); len(m) > 0 {
 		return api.Errorf(api.Busy, "volume %s is exported: %s maps LUN %d to it", name, m[0].Target, m[0].LUN).
 			WithHint("unmap its LUNs first: lunarctl target unmap %s %d", m[0].Target, m[0].LUN)
 	}
 	if err := v.offLine(ctx, "ejected"); err != nil {
 		return refusal(err)
 	}
-	if err := n.db.RemoveVolume(ctx, v.record.ID); err != nil {
+	if err := n.db.RemoveVolume(ctx, v.id); err != nil {
 		return refusal(errors.Join(err, n.onLine(context.WithoutCancel(ctx), v)))
 	}
-	if err := errors.Join(n.forget(v.record.ID), n.awaitVacant(ctx, v.record.ID)); err != nil {
+	if err := errors.Join(n.forget(v.id), n.awaitVacant(ctx, v.id)); err != nil {
 		return refusal(err)
 	}
-	n.note(ctx, cluster.Event{Kind: "volume.eject", Volume: name, Text: fmt.Sprintf("volume %s on %s was ejected", name, v.record.Device)})
+	n.note(ctx, cluster.Event{Kind: "volume.eject", Volume: name, Text: fmt.Sprintf("volume %s on %s was ejected", name, n.record(v).Device)})
 	return nil
 }
 

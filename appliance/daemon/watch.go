@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"lunar/appliance/api"
+	"lunar/datapath/volume"
 	"lunar/iscsi/scsi"
 )
 
@@ -31,6 +32,7 @@ func (n *Node) look(ctx context.Context) {
 	n.lookAtVolumes(ctx)
 	for _, u := range n.exportedUnits() {
 		u.lu.CheckSpace()
+		u.checkSize()
 	}
 	n.followStates()
 }
@@ -46,11 +48,25 @@ func (n *Node) lookAtVolumes(ctx context.Context) {
 		limited, cancel := context.WithTimeout(ctx, lookInterval)
 		_, _ = p.vol.Space(limited) // a failure shows in the volume's state
 		cancel()
+		n.publishPath(v, p)
 		if p.checkSize() {
 			_, reason := p.state()
 			n.log.Error("the size of a volume's device has changed", "volume", n.record(v).Name, "device", p.dev.Path, "reason", reason)
 		}
 		release()
+	}
+}
+
+// publishPath tells the cluster whether this node reaches the volume's LUN. A path that was lost counts
+// when both ends of the device can be read.
+func (n *Node) publishPath(v *volumeState, p *parts) {
+	lost := p.vol.Status().Reason&volume.NoDiskConnectivity != 0
+	if !lost && v.pathLost.Load() && !p.readable() {
+		lost = true
+	}
+	v.pathLost.Store(lost)
+	if m := n.membership.Load(); m != nil && m.session != nil && v.seat.Load() != nil {
+		m.session.SetPath(v.id, !lost)
 	}
 }
 
@@ -98,7 +114,7 @@ func (n *Node) volumeStates() map[string]scsi.AccessState {
 	for _, v := range n.sortedVolumes() {
 		if p, release := v.tryBorrow(); p != nil {
 			state, _ := p.state()
-			out[v.record.ID] = accessStates[state]
+			out[v.id] = accessStates[state]
 			release()
 		}
 	}

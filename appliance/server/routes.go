@@ -16,7 +16,7 @@ type route struct {
 
 // routes is the whole API.
 func (s *Server) routes() []route {
-	return []route{
+	return append(s.clusterRoutes(), []route{
 		{"GET /v1/version", answer(s.version)},
 
 		{"GET /v1/volumes", answer(s.listVolumes)},
@@ -25,6 +25,7 @@ func (s *Server) routes() []route {
 		{"DELETE /v1/volumes/{volume}", perform(s.ejectVolume)},
 		{"POST /v1/volumes/{volume}/rename", performTo(s.renameVolume)},
 		{"POST /v1/volumes/{volume}/redirect", performTo(s.redirectVolume)},
+		{"POST /v1/volumes/{volume}/move", answerTo(s.moveVolume)},
 
 		{"GET /v1/images", answer(s.listImages)},
 		{"POST /v1/images", answerTo(s.createImage)},
@@ -44,7 +45,7 @@ func (s *Server) routes() []route {
 		{"GET /v1/sessions", answer(s.listSessions)},
 		{"GET /v1/jobs", answer(s.listJobs)},
 		{"GET /v1/log", s.streamLog},
-	}
+	}...)
 }
 
 func (s *Server) version(*http.Request) (api.Version, error) { return s.o.Version, nil }
@@ -71,6 +72,10 @@ func (s *Server) renameVolume(r *http.Request, in api.RenameVolume) error {
 
 func (s *Server) redirectVolume(r *http.Request, in api.RedirectVolume) error {
 	return s.o.Volumes.RedirectVolume(r.Context(), r.PathValue("volume"), in.On)
+}
+
+func (s *Server) moveVolume(r *http.Request, in api.MoveVolume) (api.MovedVolume, error) {
+	return s.o.Volumes.MoveVolume(r.Context(), r.PathValue("volume"), in.To)
 }
 
 func (s *Server) listImages(r *http.Request) ([]api.Image, error) {
@@ -137,7 +142,7 @@ func (s *Server) setCHAP(r *http.Request, in api.SetCHAP) error {
 	return s.o.Targets.SetCHAP(r.Context(), r.PathValue("target"), in)
 }
 
-func (s *Server) listSessions(r *http.Request) ([]api.Session, error) {
+func (s *Server) listSessions(r *http.Request) (api.Sessions, error) {
 	return s.o.Sessions.Sessions(r.Context())
 }
 

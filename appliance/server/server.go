@@ -16,6 +16,7 @@ type Volumes interface {
 	AddVolume(ctx context.Context, r api.AddVolume) (api.Volume, error)
 	RenameVolume(ctx context.Context, name, to string) error
 	RedirectVolume(ctx context.Context, name string, on bool) error
+	MoveVolume(ctx context.Context, name, to string) (api.MovedVolume, error)
 	EjectVolume(ctx context.Context, name string) error
 }
 
@@ -42,7 +43,7 @@ type Targets interface {
 
 // Sessions tells who is logged in.
 type Sessions interface {
-	Sessions(ctx context.Context) ([]api.Session, error)
+	Sessions(ctx context.Context) (api.Sessions, error)
 }
 
 // Events reads the operation log: fn gets each event, oldest first, and with follow the coming ones
@@ -56,6 +57,8 @@ type Jobs interface {
 	Jobs(ctx context.Context) ([]api.Job, error)
 }
 
+var errMissing = errors.New("server: every field of Options is needed")
+
 // Options for New; every field is needed.
 type Options struct {
 	Volumes  Volumes
@@ -64,6 +67,8 @@ type Options struct {
 	Sessions Sessions
 	Events   Events
 	Jobs     Jobs
+	Cluster  Cluster
+	Nodes    Nodes
 	Stats    func() Stats // for the metrics; called at each scrape
 	Version  api.Version
 	Log      *slog.Logger
@@ -71,8 +76,13 @@ type Options struct {
 
 // Validate checks that no field is missing.
 func (o *Options) Validate() error {
-	if o.Volumes == nil || o.Images == nil || o.Targets == nil || o.Sessions == nil || o.Events == nil || o.Jobs == nil || o.Stats == nil || o.Log == nil {
-		return errors.New("server: every field of Options is needed")
+	for _, part := range []any{o.Volumes, o.Images, o.Targets, o.Sessions, o.Events, o.Jobs, o.Cluster, o.Nodes} {
+		if part == nil {
+			return errMissing
+		}
+	}
+	if o.Stats == nil || o.Log == nil {
+		return errMissing
 	}
 	return nil
 }

@@ -24,8 +24,9 @@ func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
 // fake records each call as text and answers with what the test set.
 type fake struct {
-	calls []string
-	err   error
+	calls    []string
+	err      error
+	promised int64 // bytes of the saved file
 }
 
 func (f *fake) note(format string, args ...any) error {
@@ -47,6 +48,34 @@ func (f *fake) RenameVolume(_ context.Context, name, to string) error {
 }
 func (f *fake) RedirectVolume(_ context.Context, name string, on bool) error {
 	return f.note("redirect %s %t", name, on)
+}
+func (f *fake) MoveVolume(_ context.Context, name, to string) (api.MovedVolume, error) {
+	return api.MovedVolume{}, f.note("move %s %q", name, to)
+}
+func (f *fake) Cluster(context.Context) (api.Cluster, error) { return api.Cluster{}, f.note("cluster") }
+func (f *fake) InitCluster(context.Context) (api.Cluster, error) {
+	return api.Cluster{}, f.note("init")
+}
+func (f *fake) JoinCluster(_ context.Context, r api.Join) (api.Cluster, error) {
+	return api.Cluster{}, f.note("join %+v", r)
+}
+func (f *fake) LeaveCluster(_ context.Context, r api.Leave) error { return f.note("leave %+v", r) }
+func (f *fake) NewToken(_ context.Context, r api.NewToken) (api.Token, error) {
+	return api.Token{}, f.note("token %+v", r)
+}
+func (f *fake) SaveCluster(context.Context) (api.Saved, io.ReadCloser, error) {
+	return api.Saved{Node: "n1", Bytes: f.promised}, io.NopCloser(strings.NewReader("saved")), f.note("save")
+}
+func (f *fake) Nodes(context.Context) ([]api.Node, error) { return nil, f.note("nodes") }
+func (f *fake) Node(_ context.Context, name string) (api.NodeDetail, error) {
+	return api.NodeDetail{}, f.note("node %s", name)
+}
+func (f *fake) DrainNode(_ context.Context, name string) (api.Drained, error) {
+	return api.Drained{}, f.note("drain %s", name)
+}
+func (f *fake) ResumeNode(_ context.Context, name string) error { return f.note("resume %s", name) }
+func (f *fake) EvictNode(_ context.Context, name string, force bool) (api.Evicted, error) {
+	return api.Evicted{}, f.note("evict %s %t", name, force)
 }
 func (f *fake) EjectVolume(_ context.Context, name string) error { return f.note("eject %s", name) }
 func (f *fake) Images(_ context.Context, volume string) ([]api.Image, error) {
@@ -86,7 +115,7 @@ func (f *fake) Disallow(_ context.Context, target, initiator string) error {
 func (f *fake) SetCHAP(_ context.Context, target string, r api.SetCHAP) error {
 	return f.note("chap %s %s", target, r.User)
 }
-func (f *fake) Sessions(context.Context) ([]api.Session, error) { return nil, f.note("sessions") }
+func (f *fake) Sessions(context.Context) (api.Sessions, error) { return api.Sessions{}, f.note("sessions") }
 func (f *fake) Jobs(context.Context) ([]api.Job, error)         { return nil, f.note("jobs") }
 func (f *fake) Events(ctx context.Context, follow bool, fn func(api.Event) error) error {
 	if err := f.note("log %t", follow); err != nil {
@@ -112,9 +141,9 @@ func stats() Stats {
 // serve runs a Server over a fake on a unix socket.
 func serve(t *testing.T) (*api.Client, *fake, *Server) {
 	t.Helper()
-	f := &fake{}
+	f := &fake{promised: 5}
 	s, err := New(Options{
-		Volumes: f, Images: f, Targets: f, Sessions: f, Events: f, Jobs: f, Stats: stats,
+		Volumes: f, Images: f, Targets: f, Sessions: f, Events: f, Jobs: f, Cluster: f, Nodes: f, Stats: stats,
 		Version: api.Version{Version: "1", Node: "n1"}, Log: slog.New(slog.DiscardHandler),
 	})
 	if err != nil {
@@ -147,10 +176,22 @@ func TestEveryCall(t *testing.T) {
 	}{
 		{func() error { _, err := c.Volumes(ctx); return err }, "volumes"},
 		{func() error { _, err := c.Volume(ctx, "V 1"); return err }, "volume V 1"},
-		{func() error { _, err := c.AddVolume(ctx, api.AddVolume{Device: "/d", Format: "xfs"}); return err }, "add {Device:/d Name: Format:xfs Force:false}"},
+		{func() error { _, err := c.AddVolume(ctx, api.AddVolume{Device: "/d", Format: "xfs"}); return err }, "add {Device:/d Name: Format:xfs Force:false AllowUnfenced:false}"},
 		{func() error { return c.RenameVolume(ctx, "A", "B") }, "rename A B"},
 		{func() error { return c.RedirectVolume(ctx, "A", true) }, "redirect A true"},
+		{func() error { _, err := c.MoveVolume(ctx, "A", "n2"); return err }, `move A "n2"`},
 		{func() error { return c.EjectVolume(ctx, "A") }, "eject A"},
+		{func() error { _, err := c.Cluster(ctx); return err }, "cluster"},
+		{func() error { _, err := c.InitCluster(ctx); return err }, "init"},
+		{func() error { _, err := c.JoinCluster(ctx, api.Join{Address: "a", Token: "t"}); return err }, "join {Address:a Token:t}"},
+		{func() error { return c.LeaveCluster(ctx, api.Leave{Force: true}) }, "leave {Force:true}"},
+		{func() error { _, err := c.NewToken(ctx, api.NewToken{Seconds: 9}); return err }, "token {Seconds:9}"},
+		{func() error { _, err := c.SaveCluster(ctx, io.Discard); return err }, "save"},
+		{func() error { _, err := c.Nodes(ctx); return err }, "nodes"},
+		{func() error { _, err := c.Node(ctx, "n 1"); return err }, "node n 1"},
+		{func() error { _, err := c.DrainNode(ctx, "n1"); return err }, "drain n1"},
+		{func() error { return c.ResumeNode(ctx, "n1") }, "resume n1"},
+		{func() error { _, err := c.EvictNode(ctx, "n1", true); return err }, "evict n1 true"},
 		{func() error { _, err := c.Images(ctx, "A&B"); return err }, `images "A&B"`},
 		{func() error { _, err := c.Image(ctx, "A/x/../y z.img"); return err }, "image A x/../y z.img"},
 		{func() error { _, err := c.CreateImage(ctx, api.CreateImage{Image: "A/b", Size: 5}); return err }, "create {Image:A/b Size:5 Thick:false From:}"},
@@ -188,6 +229,18 @@ func TestEveryCall(t *testing.T) {
 	}
 	if v, err := c.Version(ctx); err != nil || v.Node != "n1" {
 		t.Errorf("version %+v, %v", v, err)
+	}
+}
+
+func TestSavedFileIsWhole(t *testing.T) {
+	c, f, _ := serve(t)
+	var got strings.Builder
+	if saved, err := c.SaveCluster(t.Context(), &got); err != nil || saved.Node != "n1" || saved.Bytes != 5 || got.String() != "saved" {
+		t.Fatalf("saved %+v %q, %v", saved, &got, err)
+	}
+	f.promised = 6
+	if _, err := c.SaveCluster(t.Context(), io.Discard); err == nil || !strings.Contains(err.Error(), "5 of 6 bytes") {
+		t.Fatalf("error %v", err)
 	}
 }
 
@@ -284,7 +337,7 @@ func TestMetrics(t *testing.T) {
 func FuzzDecode(f *testing.F) {
 	f.Add(`{"device":"/dev/sdb","name":"V","format":"xfs"}`)
 	f.Add(`{"device":null}x`)
-	s, err := New(Options{Volumes: &fake{}, Images: &fake{}, Targets: &fake{}, Sessions: &fake{}, Events: &fake{}, Jobs: &fake{},
+	s, err := New(Options{Volumes: &fake{}, Images: &fake{}, Targets: &fake{}, Sessions: &fake{}, Events: &fake{}, Jobs: &fake{}, Cluster: &fake{}, Nodes: &fake{},
 		Stats: stats, Log: slog.New(slog.DiscardHandler)})
 	if err != nil {
 		f.Fatal(err)

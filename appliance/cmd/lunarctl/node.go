@@ -13,17 +13,18 @@ import (
 )
 
 func (c *cli) sessionCommand() *cobra.Command {
-	return noun("session", "iSCSI sessions", c.verb("list", "List the sessions of this node", 0, c.sessionList))
+	return noun("session", "iSCSI sessions", c.verb("list", "List the sessions of all nodes", 0, c.sessionList))
 }
 
 func (c *cli) sessionList(ctx context.Context, _ []string) error {
-	sessions, err := c.client.Sessions(ctx)
+	all, err := c.client.Sessions(ctx)
 	if err != nil {
 		return err
 	}
-	const header = "INITIATOR TARGET ADDRESS PORTAL LANE IN-FLIGHT COMMANDS READ WRITTEN SINCE"
-	return printList(c, sessions, header, func(s *api.Session) []string {
-		return []string{s.Initiator, s.Target, s.Remote, s.Local, strconv.Itoa(s.Lane), strconv.Itoa(s.InFlight),
+	tellSilent(c.err, "the sessions", all.Silent)
+	const header = "NODE INITIATOR TARGET ADDRESS PORTAL LANE IN-FLIGHT COMMANDS READ WRITTEN SINCE"
+	return printList(c, all.Sessions, header, func(s *api.Session) []string {
+		return []string{s.Node, s.Initiator, s.Target, s.Remote, s.Local, strconv.Itoa(s.Lane), strconv.Itoa(s.InFlight),
 			strconv.FormatUint(s.Commands, 10), api.FormatSize(int64(s.Read)), api.FormatSize(int64(s.Written)), when(s.Since)}
 	})
 }

@@ -13,17 +13,18 @@ func (c *cli) volumeCommand() *cobra.Command {
 	show := c.verb("show VOLUME", "Show a volume, its state on each node and its I/O", 1, c.volumeShow)
 	rename := c.verb("rename VOLUME NEW", "Give a volume another name; exports follow", 2, c.volumeRename)
 	redirect := c.verb("redirect VOLUME on|off", "Send this node's I/O through the coordinator", 2, c.volumeRedirect)
+	move := c.volumeMove()
 	eject := c.verb("eject VOLUME", "Unmount a volume and forget it; its files stay", 1, c.volumeEject)
-	for _, cmd := range []*cobra.Command{show, rename, redirect, eject} {
+	for _, cmd := range []*cobra.Command{show, rename, move, redirect, eject} {
 		cmd.ValidArgsFunction = c.complete(c.volumeNames)
 	}
 	return noun("volume", "Back-end LUNs with their file systems",
-		c.volumeAdd(), c.verb("list", "List the volumes", 0, c.volumeList), show, rename, redirect, eject)
+		c.volumeAdd(), c.verb("list", "List the volumes", 0, c.volumeList), show, rename, move, redirect, eject)
 }
 
 func (c *cli) volumeAdd() *cobra.Command {
 	var r api.AddVolume
-	cmd := c.verb("add DEVICE [--name N] [--format xfs|ext4] [--force]", "Make a block device a volume", 1,
+	cmd := c.verb("add DEVICE [--name N] [--format xfs|ext4] [--force] [--allow-unfenced]", "Make a block device a volume", 1,
 		func(ctx context.Context, args []string) error {
 			r.Device = args[0]
 			var v api.Volume
@@ -41,6 +42,24 @@ func (c *cli) volumeAdd() *cobra.Command {
 	cmd.Flags().StringVar(&r.Name, "name", "", "name (default: the next free VolumeN)")
 	cmd.Flags().StringVar(&r.Format, "format", "", "make a new file system, xfs or ext4")
 	cmd.Flags().BoolVar(&r.Force, "force", false, "format a device that holds something: what it holds is lost")
+	cmd.Flags().BoolVar(&r.AllowUnfenced, "allow-unfenced", false,
+		"share a device without reservations: a node that is out is then only waited for")
+	return cmd
+}
+
+func (c *cli) volumeMove() *cobra.Command {
+	var to string
+	cmd := c.verb("move VOLUME [--to NODE]", "Make another node the coordinator; I/O goes on", 1, func(ctx context.Context, args []string) error {
+		m, err := c.client.MoveVolume(ctx, args[0], to)
+		if err != nil {
+			return err
+		}
+		return c.printOne(m, "%s: %s is the coordinator, epoch %d", m.Volume, m.Node, m.Epoch)
+	})
+	cmd.Flags().StringVar(&to, "to", "", "node (default: the best one)")
+	_ = cmd.RegisterFlagCompletionFunc("to", func(cmd *cobra.Command, _ []string, typed string) ([]string, cobra.ShellCompDirective) {
+		return c.complete(c.nodeNames)(cmd, nil, typed)
+	})
 	return cmd
 }
 
