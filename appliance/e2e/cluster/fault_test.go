@@ -1,9 +1,11 @@
 package cluster
 
 import (
+	"strings"
 	"testing"
 	"time"
 
+	"lunar/appliance/api"
 	"lunar/appliance/e2e/cluster/load"
 	"lunar/appliance/e2e/lab"
 )
@@ -82,5 +84,69 @@ func (b *bench) thaw(n *lab.ClusterNode) error {
 		return n.Restart(b.ctx)
 	case <-time.After(2 * time.Second):
 		return n.AwaitLUN(b.ctx, lab.ClusterTarget)
+	}
+}
+
+// TestPathCut cuts a node's path to the LUN and mends it, then the coordinator's.
+func TestPathCut(t *testing.T) {
+	b := newBench(t, 3)
+	b.load()
+	time.Sleep(time.Second)
+	coordinator, err := b.Coordinator(b.ctx)
+	check(t, err)
+	victim := b.Others(coordinator)[0]
+	b.cutPath(victim)
+	if now, err := b.Coordinator(b.ctx); err != nil || now != coordinator {
+		t.Errorf("the coordinator was %s and is %v (%v): its path was not the one cut", coordinator.Name, now, err)
+	}
+	time.Sleep(time.Second)
+	w := b.open()
+	check(t, coordinator.CutPath())
+	next := b.successor(coordinator)
+	check(t, coordinator.AwaitState(b.ctx, api.Redirected, 5*time.Second))
+	t.Logf("path of coordinator %s cut: %s coordinates, and it is redirected, after %v", coordinator.Name, next.Name, time.Since(w.from).Round(time.Millisecond))
+	time.Sleep(time.Second)
+	w.bar(load.Direct, directBar, not(coordinator))
+	w.bar(load.Redirected, failoverBar, nil)
+	b.mendPath(coordinator)
+	b.finish()
+	b.clean()
+}
+
+// cutPath proves that a node without a path is redirected alone, and direct again soon after.
+func (b *bench) cutPath(victim *lab.ClusterNode) {
+	b.t.Helper()
+	w := b.open()
+	check(b.t, victim.CutPath())
+	check(b.t, victim.AwaitState(b.ctx, api.Redirected, 5*time.Second))
+	_, reason, err := victim.State(b.ctx)
+	check(b.t, err)
+	if !strings.Contains(reason, "NoDiskConnectivity") {
+		b.t.Errorf("node %s is redirected for reason %q", victim.Name, reason)
+	}
+	b.t.Logf("path of %s cut: redirected (%s) after %v", victim.Name, reason, time.Since(w.from).Round(time.Millisecond))
+	time.Sleep(500 * time.Millisecond)
+	for _, n := range b.Others(victim) {
+		if state, reason, err := n.State(b.ctx); err != nil || state != api.Direct {
+			b.t.Errorf("node %s, whose path is whole: %s (%s), %v", n.Name, state, reason, err)
+		}
+	}
+	w.bar(load.Direct, directBar, not(victim))
+	w.bar(load.Direct, time.Second, nil) // the victim's own, re-issued through the coordinator
+	b.mendPath(victim)
+}
+
+const mendBar = 2 * time.Second
+
+func (b *bench) mendPath(n *lab.ClusterNode) {
+	b.t.Helper()
+	w := b.open()
+	check(b.t, n.MendPath())
+	check(b.t, n.AwaitState(b.ctx, api.Direct, 2*mendBar))
+	took := time.Since(w.from)
+	late := b.record.Longest(load.Machine, w.from, time.Now(), nil).Took
+	b.t.Logf("path of %s back: direct after %v; bar %v", n.Name, took.Round(time.Millisecond), mendBar)
+	if took > mendBar+late {
+		b.t.Errorf("node %s was direct only %v after its path was back", n.Name, took)
 	}
 }

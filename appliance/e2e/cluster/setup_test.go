@@ -8,6 +8,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"sync"
+	"syscall"
 	"testing"
 	"time"
 
@@ -80,6 +81,9 @@ func newBench(t *testing.T, nodes int) *bench {
 	check(t, err)
 	b := &bench{t: t, ctx: ctx, record: load.NewRecord()}
 	t.Cleanup(func() {
+		if t.Failed() && os.Getenv("LUNAR_KEEP") != "" {
+			b.dump()
+		}
 		b.end()
 		cancel()
 		if err := l.Close(); err != nil {
@@ -94,6 +98,14 @@ func newBench(t *testing.T, nodes int) *bench {
 	check(t, err)
 	check(t, b.Serve(ctx, imageSize))
 	return b
+}
+
+// dump has each daemon write its stacks to its log, and die.
+func (b *bench) dump() {
+	for _, n := range b.Nodes {
+		_ = syscall.Kill(n.PID(), syscall.SIGQUIT)
+	}
+	time.Sleep(time.Second)
 }
 
 // showLogs prints the end of each program's output, and keeps all of it where LUNAR_KEEP says.
@@ -221,7 +233,9 @@ type window struct {
 func (b *bench) open() window { return window{b, time.Now()} }
 
 // not keeps the paths of other nodes.
-func not(n *lab.ClusterNode) func(string) bool { return func(path string) bool { return path != n.Name } }
+func not(n *lab.ClusterNode) func(string) bool {
+	return func(path string) bool { return path != n.Name }
+}
 
 // first fails the test if it took longer than limit after the event until a redirected operation was done.
 func (w window) first(limit time.Duration) {

@@ -7,7 +7,10 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"sync/atomic"
 	"time"
+
+	"golang.org/x/sys/unix"
 
 	"lunar/appliance/api"
 )
@@ -76,28 +79,44 @@ func (l *Lab) Cluster(ctx context.Context, c ClusterConfig) (*Cluster, error) {
 	return out, out.join(ctx)
 }
 
-// paths makes devices over one file without a name, in memory where there is room for it.
+// paths makes devices over one file in memory. The file cannot grow: a write past its end, which is where a cut
+// path leads, fails.
 func (l *Lab) paths(size int64, n int) ([]*Loop, error) {
-	file, err := os.CreateTemp(roomFor(size, l.Dir), "lunar-lun-")
+	if have := available(); have < 2*size {
+		return nil, fmt.Errorf("LUN: it needs up to %d bytes of memory, %d are free", size, have)
+	}
+	name := fmt.Sprintf("lunar-lun-%d-%d", os.Getpid(), luns.Add(1))
+	fd, err := unix.MemfdCreate(name, unix.MFD_CLOEXEC|unix.MFD_ALLOW_SEALING)
 	if err != nil {
 		return nil, fmt.Errorf("LUN: %w", err)
 	}
-	defer file.Close() //nolint:errcheck // the devices have their own references
-	defer os.Remove(file.Name())
-	if err := file.Truncate(size); err != nil {
+	memory := os.NewFile(uintptr(fd), name)
+	defer memory.Close() //nolint:errcheck // the devices have their own references
+	if err := memory.Truncate(size); err != nil {
 		return nil, fmt.Errorf("LUN: %w", err)
 	}
+	if _, err := unix.FcntlInt(memory.Fd(), unix.F_ADD_SEALS, unix.F_SEAL_GROW|unix.F_SEAL_SHRINK); err != nil {
+		return nil, fmt.Errorf("LUN: %w", err)
+	}
+	file, err := os.OpenFile(fmt.Sprintf("/proc/self/fd/%d", fd), os.O_RDWR, 0) // once more: only so it can do direct I/O
+	if err != nil {
+		return nil, fmt.Errorf("LUN: %w", err)
+	}
+	defer file.Close() //nolint:errcheck // as above
 	loops := make([]*Loop, n)
 	for i := range loops {
 		dev, err := attach(file, 512)
 		if err != nil {
 			return nil, fmt.Errorf("path to the LUN: %w", err)
 		}
-		loops[i] = &Loop{Path: dev.Name(), File: file.Name(), dev: dev}
+		loops[i] = &Loop{Path: dev.Name(), File: name, dev: dev}
 		l.own(loops[i].Close)
 	}
 	return loops, nil
 }
+
+// luns numbers the LUNs of this process.
+var luns atomic.Uint32
 
 func (c *Cluster) node(ctx context.Context, i int, path *Loop, extra string) (*ClusterNode, error) {
 	name := fmt.Sprintf("n%d", i+1)
@@ -267,7 +286,10 @@ func (n *ClusterNode) AwaitState(ctx context.Context, want api.State, limit time
 
 // Eject takes the targets and the volume away, as an operator would, so that the file system is clean.
 func (c *Cluster) Eject(ctx context.Context) error {
-	n := c.Nodes[0]
+	n, err := c.Coordinator(ctx)
+	if err != nil {
+		return err
+	}
 	all, err := n.API.Targets(ctx)
 	if err != nil {
 		return err

@@ -75,19 +75,6 @@ func (n *ClusterNode) Restart(ctx context.Context) error {
 	return n.AwaitLUN(ctx, ClusterTarget)
 }
 
-// roomFor is a folder in memory if that has room for size bytes twice, else another.
-func roomFor(size int64, other string) string {
-	const memory = "/dev/shm"
-	var st unix.Statfs_t
-	if unix.Statfs(memory, &st) != nil || int64(st.Bavail)*st.Bsize < 2*size {
-		return other
-	}
-	if available() < 2*size {
-		return other
-	}
-	return memory
-}
-
 // available is the memory that the kernel would give.
 func available() int64 {
 	text, err := os.ReadFile("/proc/meminfo")
