@@ -58,16 +58,21 @@ func (m *membership) keepEquipped(ctx context.Context) {
 	}
 }
 
-// disarm lets the deadline pass when nothing of this node can write any more: its I/O waits, and its volumes are being
-// unmounted. The guard refuses until they are.
+// disarm lets the deadline pass when nothing of this node can write any more: its I/O waits, and its volumes are
+// unmounted. It tries until they are, or until the session is renewed.
 func (m *membership) disarm(ctx context.Context) {
-	for ctx.Err() == nil && !m.unguarded.Load() {
-		err := m.guard.Disarm()
+	for ctx.Err() == nil && !m.unguarded.Load() && m.deadline.isOver() {
+		was, err := m.guard.Deadline(), m.node.unmounting()
 		if err == nil {
+			err = m.guard.Disarm()
+		}
+		if err == nil && m.node.unmounting() != nil { // begun meanwhile
+			err = m.guard.Renew(was)
+		} else if err == nil {
 			m.node.log.Info("the guard lets this node's deadline pass: all its I/O waits, and nothing is mounted")
 			return
 		}
-		if !errors.Is(err, guard.ErrRefused) || !m.deadline.isOver() {
+		if err != nil && !errors.Is(err, guard.ErrRefused) {
 			return
 		}
 		select {
@@ -75,6 +80,16 @@ func (m *membership) disarm(ctx context.Context) {
 		case <-ctx.Done():
 		}
 	}
+}
+
+// unmounting says which mount is given up by the guard and may be there still.
+func (n *Node) unmounting() error {
+	for _, v := range n.sortedVolumes() {
+		if s := v.seat.Load(); s != nil && s.ending.Load() {
+			return fmt.Errorf("%w: volume %s is not unmounted yet", guard.ErrRefused, s.name())
+		}
+	}
+	return nil
 }
 
 // isOver tells that I/O is stopped.
@@ -113,4 +128,13 @@ func (n *Node) askGuard(ctx context.Context, victim fence.Node) (words string, e
 		return "", err
 	}
 	return guard.Ask(ctx, net.JoinHostPort(address, strconv.Itoa(guard.Port)), tls, uint64(victim.Incarnation), "node "+n.name+" fences it")
+}
+
+// unmount takes the mount from the guard, which would keep it alive, and ends it.
+func (s *seat) unmount(ctx context.Context, end func(context.Context) error) error {
+	s.ending.Store(true)
+	released := s.unguard()
+	err := end(ctx)
+	s.ending.Store(err != nil)
+	return errors.Join(released, err)
 }

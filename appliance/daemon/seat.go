@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"lunar/appliance/cluster"
@@ -38,7 +39,9 @@ type seat struct {
 	tried error   // why this node's last try to take over failed
 	busy  bool    // a step is under way
 
-	abort     context.CancelFunc // ends a take-over that is under way; nil: there is none
+	abort  context.CancelFunc // ends a take-over that is under way; nil: there is none
+	ending atomic.Bool        // the guard has given the mount up, and it may be there still
+
 	interrupt context.CancelFunc // ends the wait for a coordinator that is none any more; may be nil
 
 	owed    *owed     // an end that the database has not heard of; run's alone
@@ -423,7 +426,7 @@ func (s *seat) handOver(ctx context.Context, here *tenure, order *departure) err
 	s.finish(here)
 	limited, cancel := context.WithTimeout(ctx, handOverLimit)
 	defer cancel()
-	err := errors.Join(s.unguard(), here.coord.Handover(limited))
+	err := s.unmount(limited, here.coord.Handover)
 	s.mu.Lock()
 	s.here = nil
 	s.mu.Unlock()
@@ -471,9 +474,9 @@ func (s *seat) close(ctx context.Context, here *tenure) error {
 	s.finish(here)
 	ctx, cancel := context.WithTimeout(ctx, handOverLimit)
 	defer cancel()
-	err := errors.Join(s.unguard(), here.coord.Close(ctx))
+	err := s.unmount(ctx, here.coord.Close)
 	if errors.Is(err, coordinator.ErrInUse) {
-		err = errors.Join(s.unguard(), here.coord.Handover(ctx))
+		err = s.unmount(ctx, here.coord.Handover)
 	}
 	return err
 }

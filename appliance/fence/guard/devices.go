@@ -34,6 +34,9 @@ type watched struct {
 
 // observe takes a device over; the daemon's mark must be seen, or else its end could not be.
 func (s *server) observe(r request) error {
+	if s.disarmed && s.word.load() == 0 {
+		return errors.New("there is no deadline: renew it first")
+	}
 	if s.devices[r.Volume] != nil {
 		return fmt.Errorf("the device of volume %s is watched already", r.Volume)
 	}

@@ -198,6 +198,9 @@ func (g *Guard) Disarm() error {
 	return g.ask(request{Op: opDisarm, Seen: g.word.load()}, -1)
 }
 
+// Deadline is the latest that Renew moved to; 0: there is none.
+func (g *Guard) Deadline() time.Duration { return g.word.load() }
+
 // Present tells the incarnation of the daemon's session, before anything is done under it. It costs no system call.
 func (g *Guard) Present(incarnation uint64) { g.word.present(incarnation) }
 
