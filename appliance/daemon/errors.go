@@ -7,6 +7,7 @@ import (
 
 	"lunar/appliance/api"
 	"lunar/appliance/cluster"
+	"lunar/appliance/fence"
 	"lunar/datapath/coordinator"
 	"lunar/datapath/device"
 	"lunar/datapath/volume"
@@ -24,6 +25,9 @@ var codes = []struct {
 	{device.ErrHolds, api.Refused, "an XFS or ext4 file system is used as it is, without --format; `--format xfs --force` makes a new one: what the device holds is lost"},
 	{device.ErrInUse, api.Busy, "unmount it, or take it out of its RAID, LVM or device-mapper use first"},
 	{coordinator.ErrShrunk, api.Refused, "grow the LUN back to its size; nothing was changed on it"},
+	{coordinator.ErrForeign, api.Refused, "eject it in that cluster; `volume add --force` takes it all the same, when that cluster is surely gone"},
+	{fence.ErrUnfenced, api.Refused, "`volume add --allow-unfenced` accepts that nodes stop by a lease"},
+	{fence.ErrForeign, api.Refused, "the LUN has keys of other hosts: take it out of their use first"},
 	{coordinator.ErrNoVolume, api.Refused, "add `--format xfs` to make a file system"},
 	{coordinator.ErrNoSpace, api.Full, ""},
 	{coordinator.ErrExists, api.Exists, ""},

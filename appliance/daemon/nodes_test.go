@@ -100,3 +100,25 @@ func TestThreeNodes(t *testing.T) {
 		must(t, qemuIO(t, b.portal(), "", "read -P 11 8M 1M", "read -P 12 9M 1M", "read -P 13 10M 1M", "read -P 3 2M 1M"))
 	}
 }
+
+// A LUN that a cluster has not ejected is refused elsewhere; one that it has ejected is not.
+func TestVolumeOfAnotherCluster(t *testing.T) {
+	c := newNodes(t, 1)
+	defer c.stop()
+	first, device := c.all[0], c.loops[0].Path
+	_, err := first.client.AddVolume(t.Context(), api.AddVolume{Device: device, Format: "xfs", AllowUnfenced: true})
+	must(t, err)
+	first.stop()
+
+	other := newBench(t)
+	other.config.Storage = first.config.Storage
+	other.start()
+	defer other.stop()
+	_, err = other.client.AddVolume(t.Context(), api.AddVolume{Device: device})
+	refused(t, err, api.Refused, "another cluster", "--force")
+	_, err = other.client.AddVolume(t.Context(), api.AddVolume{Device: device, Force: true})
+	must(t, err)
+	must(t, other.client.EjectVolume(t.Context(), "Volume1"))
+	_, err = other.client.AddVolume(t.Context(), api.AddVolume{Device: device})
+	must(t, err)
+}

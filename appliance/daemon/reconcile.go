@@ -89,7 +89,7 @@ func (n *Node) reconcileVolumes(ctx context.Context, records []cluster.Volume) e
 	var errs []error
 	for _, v := range n.sortedVolumes() {
 		if !slices.ContainsFunc(records, func(r cluster.Volume) bool { return r.ID == v.id }) {
-			errs = append(errs, v.offLine(ctx, "ejected"), n.forget(v.id))
+			errs = append(errs, v.offLine(ctx, ejected), n.forget(v.id))
 		}
 	}
 	for _, r := range records {

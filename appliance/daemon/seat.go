@@ -362,7 +362,7 @@ func (s *seat) mount(ctx context.Context, p *parts, t *cluster.Term) (*tenure, e
 	here.ctx, here.end = context.WithCancel(context.Background()) //nolint:contextcheck // it outlives the step
 	var err error
 	here.coord, err = coordinator.Open(ctx, p.dev, coordinator.Options{
-		Epoch: t.Epoch, Log: s.log, Members: s.node.holders(), Twin: s.node.sharesKernel,
+		Epoch: t.Epoch, Cluster: s.node.db.InCluster(), TakeOver: s.v.takeOver.Load(), Log: s.log, Members: s.node.holders(), Twin: s.node.sharesKernel,
 		Fence:  func(ctx context.Context, node protocol.NodeID) error { return s.fence(ctx, p, string(node)) },
 		Failed: func(err error) { s.lose("the coordinator cannot go on: " + err.Error()) },
 	})
@@ -424,6 +424,10 @@ func (s *seat) handOver(ctx context.Context, here *tenure, order *departure) err
 		release()
 	}
 	s.finish(here)
+	var disowned error
+	if order.reason == ejected {
+		disowned = here.coord.Disown()
+	}
 	limited, cancel := context.WithTimeout(ctx, handOverLimit)
 	defer cancel()
 	err := s.unmount(limited, here.coord.Handover)
@@ -434,7 +438,7 @@ func (s *seat) handOver(ctx context.Context, here *tenure, order *departure) err
 	if err != nil {
 		return errors.Join(closing, err, s.close(context.WithoutCancel(ctx), here), s.abandon(ctx, here.term, err))
 	}
-	err = errors.Join(closing, s.release(ctx, here.term, order.next))
+	err = errors.Join(closing, disowned, s.release(ctx, here.term, order.next))
 	s.note(ctx, "coordinator.moved", here.term.Epoch, fmt.Sprintf("node %s handed volume %s over (epoch %d), %s, within %v",
 		s.node.name, s.name(), here.term.Epoch, order.reason, time.Since(began).Round(time.Millisecond)))
 	return err

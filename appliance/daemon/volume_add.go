@@ -56,6 +56,8 @@ func (n *Node) addVolume(ctx context.Context, r api.AddVolume) (*volumeState, er
 		return nil, err
 	}
 	v := n.know(record)
+	v.takeOver.Store(r.Force)
+	defer v.takeOver.Store(false)
 	if err = n.onLine(ctx, v); err == nil {
 		err = n.awaitCoordinator(ctx, v)
 	}

@@ -20,6 +20,7 @@ type volumeState struct {
 	node     *Node
 	id       string               // never changes
 	record   cluster.Volume       // guarded by Node.mu
+	takeOver atomic.Bool          // it may be another cluster's
 	pathLost atomic.Bool          // as the cluster was told
 	seat     atomic.Pointer[seat] // of the parts: set before them, nil after them
 
@@ -65,6 +66,9 @@ func (v *volumeState) set(p *parts, reason string) {
 	defer v.use.Unlock()
 	v.parts, v.reason = p, reason
 }
+
+// ejected is why a volume goes off line that is to be nobody's.
+const ejected = "ejected"
 
 // offLine waits for the calls under way, hands the volume over if this node coordinates it, and lets
 // the device go. Its images are closed.

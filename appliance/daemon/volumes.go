@@ -149,7 +149,7 @@ func (n *Node) EjectVolume(ctx context.Context, name string) error {
 		return api.Errorf(api.Busy, "volume %s is exported: %s maps LUN %d to it", name, m[0].Target, m[0].LUN).
 			WithHint("unmap its LUNs first: lunarctl target unmap %s %d", m[0].Target, m[0].LUN)
 	}
-	if err := v.offLine(ctx, "ejected"); err != nil {
+	if err := v.offLine(ctx, ejected); err != nil {
 		return refusal(err)
 	}
 	if err := n.db.RemoveVolume(ctx, v.id); err != nil {

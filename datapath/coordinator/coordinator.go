@@ -27,6 +27,11 @@ type Options struct {
 	Quiet         time.Duration // how long COMPARE AND WRITE keeps a range from the holders; default 10 s
 	Log           *slog.Logger  // default slog.Default()
 
+	// Cluster names whose volume it is from now on, "" nobody's. Another's is refused (ErrForeign), and
+	// one that was mounted in this term or a later one (ErrStaleEpoch), unless TakeOver is set.
+	Cluster  string
+	TakeOver bool
+
 	// Members are the nodes that may hold layouts of older epochs. Until each has acknowledged this
 	// term, or is expelled, nothing is freed, moved, shared, deleted or renamed.
 	Members []protocol.NodeID
@@ -126,6 +131,9 @@ func Open(ctx context.Context, dev *device.Device, o Options) (*Coordinator, err
 		return nil, err
 	}
 	c := newCoordinator(dev, m, end, o.withDefaults())
+	if err := c.claim(); err != nil {
+		return nil, errors.Join(err, c.Close(ctx))
+	}
 	c.opts.Log.Info("volume mounted", "device", dev.Path, "fs", fs, "epoch", o.Epoch)
 	return c, nil
 }

@@ -41,7 +41,7 @@ func (c *cli) volumeAdd() *cobra.Command {
 		"--format makes a new one, and refuses a device that holds something unless --force is given."
 	cmd.Flags().StringVar(&r.Name, "name", "", "name (default: the next free VolumeN)")
 	cmd.Flags().StringVar(&r.Format, "format", "", "make a new file system, xfs or ext4")
-	cmd.Flags().BoolVar(&r.Force, "force", false, "format a device that holds something: what it holds is lost")
+	cmd.Flags().BoolVar(&r.Force, "force", false, "with --format: what the device holds is lost; without: take a volume that another cluster has not ejected")
 	cmd.Flags().BoolVar(&r.AllowUnfenced, "allow-unfenced", false,
 		"share a device without reservations: a node that is out is then only waited for")
 	return cmd
