@@ -103,7 +103,7 @@ func (d *Daemon) openFront(context.Context) (err error) {
 		Lanes: lanes(d.engine), Buffers: d.engine.Pool(), MaxConnections: d.config.ISCSI.MaxConnections,
 		MaxPending: d.config.ISCSI.MaxPending, Log: d.log,
 	})
-	d.reservations = newReservationStore(d.node) //nolint:contextcheck // it serves lanes, which have no context
+	d.reservations = newReservationStore(d.node)
 	d.node.front, d.node.reservations = d.front, d.reservations
 	return err
 }

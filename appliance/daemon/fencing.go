@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math"
 	"sync"
 	"time"
 
@@ -327,5 +328,5 @@ func (n *Node) Admitted(ctx context.Context, who fence.Node) (bool, error) {
 		return false, err
 	}
 	present, ok := view.Nodes[who.Name]
-	return ok && uint32(present.Incarnation) == who.Incarnation, nil
+	return ok && present.Incarnation&math.MaxUint32 == uint64(who.Incarnation), nil
 }

@@ -73,7 +73,7 @@ func (n *Node) dialer(c cluster.Coordinator) func(ctx context.Context, address s
 	return func(ctx context.Context, address string) (net.Conn, error) {
 		conn, err := d.DialContext(ctx, "tcp", address)
 		if errors.Is(err, unix.ECONNREFUSED) {
-			n.suspect(c.Node, c.Incarnation)
+			n.suspect(c.Node, c.Incarnation) //nolint:contextcheck // it outlives the connection that failed
 		}
 		return conn, err
 	}

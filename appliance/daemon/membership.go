@@ -87,7 +87,9 @@ func (m *membership) openShared(ctx context.Context) (err error) {
 		return err
 	}
 	m.members.Store(&members)
-	if m.guard, err = guard.Start(ctx, m.node.guardOptions); err != nil {
+	options := m.node.guardOptions
+	options.Linger = m.ttl + m.node.inFlight + guardLingers
+	if m.guard, err = guard.Start(ctx, options); err != nil {
 		return fmt.Errorf("guard process: %w", err)
 	}
 	m.node.front.SetGroup(m.node.db.Number())
@@ -97,7 +99,7 @@ func (m *membership) openShared(ctx context.Context) (err error) {
 // run takes part in elections and follows changes, until close.
 func (m *membership) run(ctx context.Context) {
 	ctx, m.stop = context.WithCancel(context.WithoutCancel(ctx))
-	m.tasks.Go(func() { m.repeat(ctx, "elections", func() error { return m.elections.Run(ctx, m.duties()) }) })
+	m.tasks.Go(func() { m.repeat(ctx, "elections", func() error { return m.elections.Run(ctx, m.duties()) }) }) //nolint:contextcheck // news outlives the elections
 	m.tasks.Go(func() { m.deadline.keep(ctx) })
 	m.tasks.Go(func() {
 		m.repeat(ctx, "configuration", func() error { return m.node.db.WatchExports(ctx, m.node.reconciler.kick) })

@@ -359,7 +359,7 @@ func (s *seat) takeOver(ctx context.Context, t *cluster.Term) (err error) {
 // mount opens the coordinator. From here on the term ends by giveUp or handOver only.
 func (s *seat) mount(ctx context.Context, p *parts, t *cluster.Term) (*tenure, error) {
 	here := &tenure{term: t, absent: map[string]bool{}}
-	here.ctx, here.end = context.WithCancel(context.Background()) //nolint:contextcheck // it outlives the step
+	here.ctx, here.end = context.WithCancel(context.Background())
 	var err error
 	here.coord, err = coordinator.Open(ctx, p.dev, coordinator.Options{
 		Epoch: t.Epoch, Cluster: s.node.db.InCluster(), TakeOver: s.v.takeOver.Load(), Log: s.log, Members: s.node.holders(), Twin: s.node.sharesKernel,

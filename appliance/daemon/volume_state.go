@@ -117,7 +117,7 @@ func (n *Node) onLine(ctx context.Context, v *volumeState) error {
 	if err := p.redirect(ctx, record.RedirectedOn(n.name)); err != nil {
 		return err
 	}
-	seat.start()
+	seat.start() //nolint:contextcheck // it lives until the volume goes off line
 	m := n.membership.Load()
 	if seen, ok := m.view.Load().Seats[v.id]; ok {
 		seat.saw(seen)

@@ -76,7 +76,8 @@ func (l *Lab) Cluster(ctx context.Context, c ClusterConfig) (*Cluster, error) {
 		}
 		out.Nodes = append(out.Nodes, n)
 	}
-	return out, out.join(ctx)
+	err = out.join(ctx)
+	return out, err
 }
 
 // paths makes devices over one file in memory. The file cannot grow: a write past its end, which is where a cut

@@ -36,7 +36,7 @@ func (l *Lab) Network(ctx context.Context) (*Network, error) {
 		if ip(ctx, "link", "add", n.Bridge, "type", "bridge", "forward_delay", "0") != nil {
 			continue
 		}
-		l.own(func() error { return ip(context.Background(), "link", "del", n.Bridge) })
+		l.own(func() error { return ip(context.Background(), "link", "del", n.Bridge) }) //nolint:contextcheck // at the lab's end
 		return n, errors.Join(
 			ip(ctx, "addr", "add", n.Address(254).String()+"/24", "dev", n.Bridge),
 			ip(ctx, "link", "set", n.Bridge, "up"))
@@ -57,8 +57,9 @@ func (l *Lab) Host(ctx context.Context, name string) (*Host, error) {
 	if err := ip(ctx, "netns", "add", h.Namespace); err != nil {
 		return nil, err
 	}
-	l.own(func() error { return ip(context.Background(), "netns", "del", h.Namespace) })
-	return h, h.ip(ctx, "link", "set", "lo", "up")
+	l.own(func() error { return ip(context.Background(), "netns", "del", h.Namespace) }) //nolint:contextcheck // at the lab's end
+	err := h.ip(ctx, "link", "set", "lo", "up")
+	return h, err
 }
 
 // Join plugs the host into a network, with the i-th address of its subnet, i in 1 to 253.
