@@ -75,6 +75,24 @@ func (n *ClusterNode) Restart(ctx context.Context) error {
 	return n.AwaitLUN(ctx, ClusterTarget)
 }
 
+// clear kills what is left on the host: a guard outlives its daemon for a while, to answer other nodes.
+func (h *Host) clear(ctx context.Context) error {
+	out, err := Run(ctx, "ip", "netns", "pids", h.Namespace)
+	if err != nil {
+		return err
+	}
+	for _, pid := range numbers(out) {
+		_ = unix.Kill(pid, unix.SIGKILL)
+	}
+	return Poll(startLimit, func() error {
+		out, err := Run(ctx, "ip", "netns", "pids", h.Namespace)
+		if err == nil && strings.TrimSpace(out) != "" {
+			err = fmt.Errorf("processes are left on host %s: %s", h.Namespace, strings.Fields(out))
+		}
+		return err
+	})
+}
+
 // available is the memory that the kernel would give.
 func available() int64 {
 	text, err := os.ReadFile("/proc/meminfo")

@@ -6,8 +6,9 @@ import (
 	"fmt"
 )
 
-// Churner keeps the coordinator busy: it writes to a hole, looks at it through another path, takes the hole
-// back by UNMAP, and looks again.
+// Churner keeps the coordinator busy: it writes to a hole, looks at it through another path,
+// makes it a hole again by UNMAP, and looks again. Its reads are of what was just granted or taken back, so they may have to
+// wait for the coordinator too.
 type Churner struct {
 	writer *Writer
 	Rounds int
@@ -53,7 +54,7 @@ func (c *Churner) round(ctx context.Context, block int) error {
 	if _, err := w.disk.Do(ctx, Redirected, cdb, list, 0); err != nil {
 		return err
 	}
-	data, err := w.other.Do(ctx, Direct, Read(w.offset(block), Block), nil, Block)
+	data, err := w.other.Do(ctx, Redirected, Read(w.offset(block), Block), nil, Block)
 	if err != nil {
 		return err
 	}

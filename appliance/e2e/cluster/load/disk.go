@@ -18,7 +18,7 @@ type Path struct {
 
 // The bounds of an initiator's patience.
 const (
-	commandLimit = 20 * time.Second       // of one command on one path; then the path is taken for lost
+	commandLimit = 8 * time.Second        // of one command on one path; then the path is taken for lost
 	giveUp       = 60 * time.Second       // without any path
 	loginPause   = 100 * time.Millisecond // between two tries
 )
@@ -33,6 +33,7 @@ type Disk struct {
 	session      *Session
 	record       *Record
 	retries      int // commands that were asked to come again
+	wanted       atomic.Bool
 }
 
 // isids gives each session of this process another nexus.
@@ -54,40 +55,55 @@ func (d *Disk) Close() {
 // At is the node whose path is used now.
 func (d *Disk) At() string { return d.paths[d.at].Name }
 
+// GoHome has the next command take the home path again. Any goroutine may call it.
+func (d *Disk) GoHome() { d.wanted.Store(true) }
+
 // Do runs a command until a target has answered with GOOD, by any path. An error is an I/O error, or the end
 // of ctx.
 func (d *Disk) Do(ctx context.Context, kind Kind, cdb, out []byte, want int) ([]byte, error) {
-	start, lost := time.Now(), false
+	if d.wanted.Swap(false) && d.at != 0 {
+		d.Close()
+		d.at = 0
+	}
+	o := d.record.Begin(kind, d.At())
+	data, lost, err := d.do(ctx, o.Start, cdb, out, want)
+	switch {
+	case err != nil:
+		d.record.Drop(o)
+	case lost:
+		d.record.End(o, Moved, d.At())
+	default:
+		d.record.End(o, kind, d.At())
+	}
+	return data, err
+}
+
+// do tells too whether a path was lost on the way.
+func (d *Disk) do(ctx context.Context, start time.Time, cdb, out []byte, want int) (data []byte, lost bool, err error) {
 	for {
 		if err := d.connect(ctx); err != nil {
-			return nil, err
+			return nil, lost, err
 		}
-		begun := time.Now()
 		a, err := d.session.Do(cdb, out, want)
 		switch {
 		case errors.Is(err, ErrPath):
 			lost = true
 			d.next()
 			if ctx.Err() != nil {
-				return nil, ctx.Err()
+				return nil, lost, ctx.Err()
 			}
 		case err != nil:
-			return nil, err
+			return nil, lost, err
 		case a.Status == scsi.Good:
-			if lost {
-				d.record.Add(Moved, d.At(), start)
-			} else {
-				d.record.Add(kind, d.At(), start)
-			}
-			return a.Data, nil
+			return a.Data, lost, nil
 		case again(&a):
 			d.retries++
 			time.Sleep(time.Millisecond)
 		default:
-			return nil, fmt.Errorf("I/O error through %s, command %02x, after %v: %w", d.At(), cdb[0], time.Since(begun).Round(time.Millisecond), a.Err())
+			return nil, lost, fmt.Errorf("I/O error through %s, command %02x, after %v: %w", d.At(), cdb[0], time.Since(start).Round(time.Millisecond), a.Err())
 		}
 		if time.Since(start) > giveUp {
-			return nil, fmt.Errorf("command %02x has not ended within %v", cdb[0], giveUp)
+			return nil, lost, fmt.Errorf("command %02x has not ended within %v", cdb[0], giveUp)
 		}
 	}
 }

@@ -35,8 +35,8 @@ type Operation struct {
 	Took  time.Duration
 }
 
-// End is when it ended.
-func (o *Operation) End() time.Time { return o.Start.Add(o.Took) }
+// Ended is when it ended.
+func (o *Operation) Ended() time.Time { return o.Start.Add(o.Took) }
 
 // Record is what operations took. It may be used from any goroutine.
 type Record struct {
@@ -44,12 +44,35 @@ type Record struct {
 	slow   []Operation       // that took longer than slow
 	fast   map[Operation]int // others: by kind, path and bucket of their start; Took is the longest there
 	counts map[Kind]int
+	under  map[*Operation]struct{} // that have not ended
 	errors []error
 }
 
 // NewRecord is an empty one.
 func NewRecord() *Record {
-	return &Record{fast: map[Operation]int{}, counts: map[Kind]int{}}
+	return &Record{fast: map[Operation]int{}, counts: map[Kind]int{}, under: map[*Operation]struct{}{}}
+}
+
+// Begin notes that an operation begins; the caller owes it an End or a Drop.
+func (r *Record) Begin(kind Kind, path string) *Operation {
+	o := &Operation{Kind: kind, Path: path, Start: time.Now()}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.under[o] = struct{}{}
+	return o
+}
+
+// Drop forgets an operation that has failed.
+func (r *Record) Drop(o *Operation) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	delete(r.under, o)
+}
+
+// End notes the end of an operation, which may have become of another kind, by another path.
+func (r *Record) End(o *Operation, kind Kind, path string) {
+	r.Drop(o)
+	r.Add(kind, path, o.Start)
 }
 
 // Add notes an operation that ended now.
@@ -87,8 +110,8 @@ func (r *Record) Count(kind Kind) int {
 	return r.counts[kind]
 }
 
-// Longest is the longest operation of a kind that ended after from and began before to, by paths for which
-// keep says yes; nil keeps all.
+// Longest is the longest operation of a kind that was under way between from and to, by paths for which keep says
+// yes; nil keeps all. One that has not ended counts with the time that it took so far.
 func (r *Record) Longest(kind Kind, from, to time.Time, keep func(path string) bool) Operation {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -99,7 +122,12 @@ func (r *Record) Longest(kind Kind, from, to time.Time, keep func(path string) b
 		}
 	}
 	for _, o := range r.slow {
-		consider(o, o.End())
+		consider(o, o.Ended())
+	}
+	for o := range r.under {
+		now := *o
+		now.Took = time.Since(o.Start)
+		consider(now, now.Ended())
 	}
 	for o := range r.fast {
 		consider(o, o.Start.Add(bucket))
@@ -114,7 +142,7 @@ func (r *Record) First(kind Kind, from time.Time) time.Duration {
 	defer r.mu.Unlock()
 	var first time.Duration
 	for _, o := range r.slow {
-		if took := o.End().Sub(from); o.Kind == kind && took > 0 && (first == 0 || took < first) {
+		if took := o.Ended().Sub(from); o.Kind == kind && took > 0 && (first == 0 || took < first) {
 			first = took
 		}
 	}

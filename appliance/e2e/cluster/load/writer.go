@@ -24,7 +24,7 @@ type Writer struct {
 	random   *rand.Rand
 }
 
-// NewWriter owns blocks of Block bytes from base on. Kind says what its writes are when all is well.
+// NewWriter owns blocks of Block bytes from base on. Kind says what its commands are when all is well.
 func NewWriter(r *Record, id uint32, kind Kind, home, other *Disk, base int64, blocks int) *Writer {
 	return &Writer{ID: id, kind: kind, disk: home, other: other, record: r, base: base,
 		versions: make([]uint64, blocks), random: rand.New(rand.NewPCG(uint64(id), 1))}
@@ -71,7 +71,7 @@ func (w *Writer) write(ctx context.Context, block int) error {
 }
 
 func (w *Writer) check(ctx context.Context, d *Disk, block int) error {
-	data, err := d.Do(ctx, Direct, Read(w.offset(block), Block), nil, Block)
+	data, err := d.Do(ctx, w.kind, Read(w.offset(block), Block), nil, Block)
 	if err != nil {
 		return err
 	}
