@@ -20,6 +20,10 @@ const (
 	disarmPause   = 5 * time.Millisecond
 )
 
+// guardLingers is how much longer than a takeover by lease waits a guard answers after its daemon's end: the others may
+// have to choose a leader of their database first. A restarted daemon's guard replaces it at once.
+const guardLingers = 15 * time.Second
+
 // equip gives the guard what it needs to answer other nodes; was is what it has.
 func (m *membership) equip(was guard.Credentials) (guard.Credentials, error) {
 	c, err := m.node.db.Credentials()
