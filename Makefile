@@ -12,12 +12,13 @@ LINT_VERSION := v2.15.0
 LINT     := $(TOOLS)/golangci-lint-$(LINT_VERSION)
 PACKAGES := appliance/e2e/packages.sh
 FUZZTIME ?= 10s
+FENCE_SEEDS ?= 100000
 # giouring reaches into package syscall, which the linker refuses without this.
 PEER     := -tags giouring -ldflags=-checklinkname=0
 # TMPDIR is ours alone, so that what is left behind can be told from what others do here.
 SCRATCH   = scratch=$$(mktemp -d /tmp/lunar.XXXXXX) && trap 'rm -rf $$scratch' EXIT && export TMPDIR=$$scratch
 
-.PHONY: help build run test bench bench-growth conformance guest-test fence-test generated format vet lint race peer e2e fuzz clean
+.PHONY: help build run test bench bench-growth conformance guest-test fence-test demo cluster-torture generated format vet lint race peer e2e fuzz clean
 
 help: ## list the targets
 	@sed -nE 's/^([a-z0-9-]+):.*## (.*)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 22
@@ -79,6 +80,16 @@ conformance: build ## libiscsi's whole iscsi-test-cu; PEER_TARGET=tgtd or gotgt 
 	@$(GO) build -o $(LAB)/ ./appliance/e2e/conformance
 	@exec $(LAB)/conformance -bin $(BIN) $(if $(PEER_TARGET),-peer $(PEER_TARGET))
 
+demo: build ## three nodes share a LUN: a move, deaths and cuts under checked I/O, and what each costs; GROWTH=1: many images at rest
+	@$(PACKAGES) client
+	@$(GO) build -o $(LAB)/ ./appliance/e2e/demo
+	@exec $(LAB)/demo -bin $(BIN) -dir $(CURDIR)/build/demo $(if $(GROWTH),-growth)
+
+cluster-torture: build ## LUNAR_MINUTES=10 of random kills, stops, cuts, moves and metadata operations under checked I/O
+	@$(PACKAGES) client
+	@$(SCRATCH); LUNAR_BIN=$(BIN) LUNAR_MINUTES=$${LUNAR_MINUTES:-10} $(GO) test -count=1 -v -timeout 0 -run '^TestTorture$$' ./appliance/e2e/cluster; \
+	TMPDIR= appliance/e2e/leftovers.sh $$scratch
+
 bench: build ## the engine and the target beside their peers: a table of ratios
 	@$(PACKAGES) client bench peers
 	$(GO) build -o $(BIN)/ ./appliance/bench/gotgt
@@ -95,9 +106,11 @@ guest-test: build ## a Linux guest booted from a LUN, and its commands against L
 	@$(PACKAGES) client peers
 	$(GO) run ./appliance/e2e/guest/run -bin $(BIN) -page appliance/docs/guests.md
 
-fence-test: build ## fencing: the guard over 50 deaths, and a LUN of LIO in a guest under hostile writes
+fence-test: build ## fencing: the guard over 50 deaths, 100,000 seeds, and a LUN of LIO in a guest under hostile writes
 	@$(PACKAGES) client
 	@$(SCRATCH); LUNAR_FENCE_RUNS=50 $(GO) test -count=1 -v -run 'TestStoppedCoordinator|TestDeathToShutdown' ./appliance/fence; \
+	LUNAR_FENCE_RUNS=50 $(GO) test -count=1 -v ./appliance/e2e/fencing; \
+	$(GO) test -count=1 -v -timeout 60m -run '^TestSimulation$$' ./appliance/fence -sim.seeds $(FENCE_SEEDS); \
 	TMPDIR= appliance/e2e/leftovers.sh $$scratch
 	CGO_ENABLED=0 $(GO) build -trimpath -o $(BIN)/ ./appliance/e2e/guest/fenceprobe
 	$(GO) run ./appliance/e2e/guest/fencetest -bin $(BIN) -targets LIO

@@ -157,7 +157,22 @@ func (c *Cluster) join(ctx context.Context) error {
 			return fmt.Errorf("node %s: cluster join: %w", n.Name, err)
 		}
 	}
-	return nil
+	return c.awaitVotes(ctx)
+}
+
+// awaitVotes waits until the database lives on without any one node.
+func (c *Cluster) awaitVotes(ctx context.Context) error {
+	const enough = 3
+	if len(c.Nodes) < enough {
+		return nil
+	}
+	return Poll(startLimit, func() error {
+		st, err := c.Nodes[0].API.Cluster(ctx)
+		if err == nil && min(st.Voters, st.Living) < enough {
+			err = fmt.Errorf("%d voters live, not %d", st.Living, enough)
+		}
+		return err
+	})
 }
 
 // Serve makes the LUN a volume, with an image of size bytes that all nodes export, and waits until they do.
@@ -222,13 +237,13 @@ func (n *ClusterNode) URL(target string) string {
 func (c *Cluster) Coordinator(ctx context.Context) (*ClusterNode, error) {
 	errs := []error{errors.New("no node names the volume's coordinator")}
 	for _, n := range c.Nodes {
-		v, err := n.detail(ctx)
+		name, err := n.coordinator(ctx)
 		if err != nil {
 			errs = append(errs, err)
 			continue
 		}
 		for _, o := range c.Nodes {
-			if o.Name == v.Coordinator {
+			if o.Name == name {
 				return o, nil
 			}
 		}
@@ -237,6 +252,19 @@ func (c *Cluster) Coordinator(ctx context.Context) (*ClusterNode, error) {
 }
 
 const askLimit = 2 * time.Second // for a node to tell what it knows
+
+// coordinator is what the node knows without asking others.
+func (n *ClusterNode) coordinator(ctx context.Context) (string, error) {
+	ctx, cancel := context.WithTimeout(ctx, askLimit)
+	defer cancel()
+	all, err := n.API.Volumes(ctx)
+	for i := range all {
+		if all[i].Name == ClusterVolume {
+			return all[i].Coordinator, err
+		}
+	}
+	return "", err
+}
 
 func (n *ClusterNode) detail(ctx context.Context) (api.VolumeDetail, error) {
 	ctx, cancel := context.WithTimeout(ctx, askLimit)
@@ -321,6 +349,9 @@ func (c *Cluster) Stop() error {
 	}
 	return errors.Join(errs...)
 }
+
+// PIDs are the daemon's process and its guard's.
+func (n *ClusterNode) PIDs() []int { return append([]int{n.PID()}, n.guardOf()...) }
 
 // guardOf finds the guard of a node's daemon: the same program with another argument, its child.
 func (n *ClusterNode) guardOf() []int {

@@ -1,0 +1,185 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	"lunar/appliance/api"
+	"lunar/appliance/e2e/cluster/load"
+	"lunar/appliance/e2e/lab"
+)
+
+// act is an event and what it may cost.
+type act struct {
+	name string
+	// do has the event happen; it returns the node that it is about, nil if none, and what followed.
+	do func(context.Context) (*lab.ClusterNode, string, error)
+	// undo has the node as before.
+	undo func(context.Context, *lab.ClusterNode) error
+	// redirected bounds redirected operations.
+	redirected time.Duration
+}
+
+// The bars. What this machine's own timers were late is not counted, once per hand that a command goes through.
+const (
+	directBar   = 100 * time.Millisecond
+	moveBar     = 300 * time.Millisecond
+	failoverBar = 3 * time.Second
+	silenceBar  = 6 * time.Second // without a guard that could prove the end: leases and deadlines have to pass
+	hands       = 4
+)
+
+func (s *show) acts() []act {
+	nothing := func(context.Context, *lab.ClusterNode) error { return nil }
+	return []act{
+		{"nothing", s.rest, nothing, moveBar},
+		{"volume move", s.move, nothing, moveBar},
+		{"coordinator: kill -9", s.kill, func(ctx context.Context, n *lab.ClusterNode) error { return n.Restart(ctx) }, failoverBar},
+		{"coordinator: SIGSTOP", s.freeze, s.thaw, failoverBar},
+		{"disk path cut", s.cutPath, s.mendPath, failoverBar},
+		{"coordinator: disk path cut", s.cutCoordinatorPath, s.mendPath, failoverBar},
+		{"coordinator: network cut", s.cutNetwork, s.mendNetwork, silenceBar},
+	}
+}
+
+// perform prints an act's line.
+func (s *show) perform(ctx context.Context, a act) error {
+	s.fleet.GoHome()
+	time.Sleep(time.Second)
+	from := time.Now()
+	about, followed, err := a.do(ctx)
+	if err != nil {
+		return err
+	}
+	time.Sleep(time.Second)
+	others := func(path string) bool { return about == nil || path != about.Name }
+	to, record := time.Now(), s.fleet.Record
+	longest := func(k load.Kind) time.Duration { return record.Longest(k, from, to, others).Took }
+	late := record.Longest(load.Machine, from, to, nil).Took
+	say("  %-26s %-22s %9s %11s %10s %9s\n", a.name, followed, ms(longest(load.Direct)), ms(longest(load.Redirected)), ms(longest(load.Metadata)), ms(late))
+	s.judge(a.name, load.Direct, longest(load.Direct), directBar+hands*late)
+	s.judge(a.name, load.Redirected, longest(load.Redirected), a.redirected+hands*late)
+	if about == nil {
+		return nil
+	}
+	back := time.Now()
+	if err := a.undo(ctx, about); err != nil {
+		return err
+	}
+	s.struck.Store(nil)
+	say("  %-26s %s after %s\n", "", about.Name+" is whole again", ms(time.Since(back)))
+	return nil
+}
+
+func (s *show) judge(name string, kind load.Kind, took, bar time.Duration) {
+	if took > bar {
+		s.failed = append(s.failed, fmt.Errorf("%s: a %s operation took %v, more than %v", name, kind, took, bar))
+	}
+}
+
+func ms(d time.Duration) string { return fmt.Sprintf("%d ms", d.Milliseconds()) }
+
+func (s *show) rest(context.Context) (*lab.ClusterNode, string, error) { return nil, "–", nil }
+
+func (s *show) move(ctx context.Context) (*lab.ClusterNode, string, error) {
+	now, err := s.cluster.Coordinator(ctx)
+	if err != nil {
+		return nil, "", err
+	}
+	to := s.cluster.Others(now)[0]
+	began := time.Now()
+	err = s.cluster.Move(ctx, to)
+	return nil, fmt.Sprintf("%s → %s in %s", now.Name, to.Name, ms(time.Since(began))), err
+}
+
+// strike does something to the coordinator and waits for the next one.
+func (s *show) strike(ctx context.Context, blow func(*lab.ClusterNode) error) (*lab.ClusterNode, string, error) {
+	old, err := s.cluster.Coordinator(ctx)
+	if err != nil {
+		return nil, "", err
+	}
+	s.struck.Store(old)
+	began := time.Now()
+	if err := blow(old); err != nil {
+		return old, "", err
+	}
+	others := &lab.Cluster{Nodes: s.cluster.Others(old)}
+	var next *lab.ClusterNode
+	err = lab.Poll(20*time.Second, func() (err error) {
+		if next, err = others.Coordinator(ctx); err == nil && next == old {
+			err = fmt.Errorf("%s still coordinates", old.Name)
+		}
+		return err
+	})
+	if err != nil {
+		return old, "", err
+	}
+	return old, fmt.Sprintf("%s → %s in %s", old.Name, next.Name, ms(time.Since(began))), nil
+}
+
+func (s *show) kill(ctx context.Context) (*lab.ClusterNode, string, error) {
+	return s.strike(ctx, func(n *lab.ClusterNode) error { n.Kill(); return nil })
+}
+
+func (s *show) freeze(ctx context.Context) (*lab.ClusterNode, string, error) {
+	return s.strike(ctx, func(n *lab.ClusterNode) error { n.Freeze(); return nil })
+}
+
+func (s *show) thaw(ctx context.Context, n *lab.ClusterNode) error {
+	n.Thaw()
+	return s.revive(ctx, n)
+}
+
+// revive starts a daemon that has ended, as systemd would, and waits for its LUN.
+func (s *show) revive(ctx context.Context, n *lab.ClusterNode) error {
+	select {
+	case <-n.Exited():
+		return n.Restart(ctx)
+	case <-time.After(2 * time.Second):
+		return n.AwaitLUN(ctx, lab.ClusterTarget)
+	}
+}
+
+const stateLimit = 10 * time.Second
+
+func (s *show) cutPath(ctx context.Context) (*lab.ClusterNode, string, error) {
+	coordinator, err := s.cluster.Coordinator(ctx)
+	if err != nil {
+		return nil, "", err
+	}
+	n := s.cluster.Others(coordinator)[0]
+	began := time.Now()
+	if err := n.CutPath(); err != nil {
+		return n, "", err
+	}
+	if err := n.AwaitState(ctx, api.Redirected, stateLimit); err != nil {
+		return n, "", err
+	}
+	return n, fmt.Sprintf("%s redirected in %s", n.Name, ms(time.Since(began))), nil
+}
+
+func (s *show) cutCoordinatorPath(ctx context.Context) (*lab.ClusterNode, string, error) {
+	return s.strike(ctx, (*lab.ClusterNode).CutPath)
+}
+
+func (s *show) mendPath(ctx context.Context, n *lab.ClusterNode) error {
+	if err := n.MendPath(); err != nil {
+		return err
+	}
+	return n.AwaitState(ctx, api.Direct, stateLimit)
+}
+
+func (s *show) cutNetwork(ctx context.Context) (*lab.ClusterNode, string, error) {
+	return s.strike(ctx, func(n *lab.ClusterNode) error { return n.CutNetwork(ctx) })
+}
+
+func (s *show) mendNetwork(ctx context.Context, n *lab.ClusterNode) error {
+	if err := n.MendNetwork(ctx); err != nil {
+		return err
+	}
+	if err := s.revive(ctx, n); err != nil {
+		return err
+	}
+	return n.AwaitState(ctx, api.Direct, stateLimit)
+}

@@ -1,0 +1,151 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"strings"
+	"sync/atomic"
+	"time"
+
+	"lunar/appliance/api"
+	"lunar/appliance/e2e/cluster/load"
+	"lunar/appliance/e2e/lab"
+)
+
+// show is the demonstration.
+type show struct {
+	cluster *lab.Cluster
+	fleet   *load.Fleet
+	failed  []error
+	struck  atomic.Pointer[lab.ClusterNode] // whose own commands may fail now
+}
+
+const imageSize = 256 << 20
+
+func (s *show) start(ctx context.Context, l *lab.Lab) (err error) {
+	fmt.Println("Three nodes, each a network namespace with its own path (a loop device) to one shared LUN …")
+	if s.cluster, err = l.Cluster(ctx, lab.ClusterConfig{}); err != nil {
+		return err
+	}
+	if err := s.cluster.Serve(ctx, imageSize); err != nil {
+		return err
+	}
+	out, err := s.cluster.Nodes[0].Ctl(ctx, "cluster", "status")
+	if err != nil {
+		return err
+	}
+	fmt.Println(indent(out))
+	return s.exported(ctx)
+}
+
+// exported shows that every node serves the same LUN.
+func (s *show) exported(ctx context.Context) error {
+	var identities []string
+	for _, n := range s.cluster.Nodes {
+		out, err := lab.Run(ctx, "iscsi-inq", "-e", "1", "-c", "128", n.URL(lab.ClusterTarget))
+		if err != nil {
+			return err
+		}
+		identities = append(identities, strings.TrimSpace(out))
+		fmt.Printf("  %s  %s\n", n.Name, n.URL(lab.ClusterTarget))
+	}
+	if identities[0] != identities[1] || identities[0] != identities[2] {
+		return fmt.Errorf("the nodes' LUNs have other serial numbers: %q", identities)
+	}
+	fmt.Printf("  the same LUN at each: %s\n\n", identities[0])
+	return nil
+}
+
+func indent(text string) string {
+	return "  " + strings.ReplaceAll(strings.TrimSpace(text), "\n", "\n  ") + "\n"
+}
+
+// run goes through the faults with initiators at work, and looks at the end whether all is there.
+func (s *show) run(ctx context.Context) error {
+	fill := fmt.Sprintf("write -P 0 0 %d", load.Allocated(len(s.cluster.Nodes)))
+	if _, err := lab.QemuIO(ctx, s.cluster.Nodes[0].URL(lab.ClusterTarget), fill); err != nil {
+		return err
+	}
+	var paths []load.Path
+	for _, n := range s.cluster.Nodes {
+		paths = append(paths, load.Path{Name: n.Name, Portal: n.Portal()})
+	}
+	s.fleet = load.NewFleet(lab.ClusterTarget, paths...)
+	s.fleet.Start(ctx)
+	defer s.fleet.Abandon()
+	s.fleet.Go(ctx, s.meta)
+	fmt.Println("Initiators write and check 4 KiB blocks through all nodes, over written and unwritten space, while images are made")
+	fmt.Println("and deleted. Longest time of one command at the initiators of the nodes that were not touched:")
+	fmt.Println()
+	fmt.Printf("  %-26s %-22s %9s %11s %10s %9s\n", "EVENT", "WHAT FOLLOWED", "DIRECT", "REDIRECTED", "METADATA", "MACHINE")
+	for _, a := range s.acts() {
+		if err := s.perform(ctx, a); err != nil {
+			return fmt.Errorf("%s: %w", a.name, err)
+		}
+	}
+	return s.end(ctx)
+}
+
+// end checks what the initiators were told, and the file system.
+func (s *show) end(ctx context.Context) error {
+	s.fleet.Finish(ctx)
+	fmt.Printf("\n%s\n", s.fleet)
+	out, err := s.cluster.Nodes[0].Ctl(ctx, "volume", "show", lab.ClusterVolume)
+	if err != nil {
+		return err
+	}
+	fmt.Println(indent(out))
+	if err := s.cluster.Eject(ctx); err != nil {
+		return err
+	}
+	if err := errors.Join(s.cluster.Stop(), s.cluster.Repair(ctx)); err != nil {
+		return err
+	}
+	fmt.Println("xfs_repair -n: clean")
+	return errors.Join(append(s.failed, s.fleet.Record.Errors()...)...)
+}
+
+// meta makes, clones, resizes and deletes an image over and over, at one node after the other.
+func (s *show) meta(ctx context.Context, stop <-chan struct{}) error {
+	for n := 0; ; n++ {
+		select {
+		case <-stop:
+			return nil
+		case <-time.After(20 * time.Millisecond):
+		}
+		node := s.cluster.Nodes[n%len(s.cluster.Nodes)]
+		if err := s.metaRound(ctx, node, fmt.Sprintf("%s/round-%d", lab.ClusterVolume, n)); err != nil {
+			return err
+		}
+	}
+}
+
+// metaRound forgives a node that was struck: its orders were to be given to another one.
+func (s *show) metaRound(ctx context.Context, n *lab.ClusterNode, image string) error {
+	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
+	defer cancel()
+	for _, do := range []func() error{
+		func() error {
+			_, err := n.API.CreateImage(ctx, api.CreateImage{Image: image, Size: 1 << 20})
+			return err
+		},
+		func() error { _, err := n.API.ChangeImage(ctx, image, api.ChangeImage{Size: 2 << 20}); return err },
+		func() error { return n.API.DeleteImage(ctx, image, true) },
+	} {
+		forgiven := s.struck.Load() == n
+		o := s.fleet.Record.Begin(load.Metadata, n.Name)
+		if err := do(); err != nil {
+			s.fleet.Record.Drop(o)
+			if forgiven || s.struck.Load() == n {
+				return nil
+			}
+			return fmt.Errorf("node %s: %s: %w", n.Name, image, err)
+		}
+		s.fleet.Record.End(o, load.Metadata, n.Name)
+	}
+	return nil
+}
+
+func say(format string, args ...any) { fmt.Fprintf(os.Stdout, format, args...) }
