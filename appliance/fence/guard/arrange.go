@@ -26,7 +26,7 @@ func (s *server) arrange() {
 	s.report.RealTime = s.note("not scheduled in real time", realTime())
 	// A daemon's own score already keeps it from being chosen; refused without CAP_SYS_RESOURCE.
 	_ = os.WriteFile("/proc/self/oom_score_adj", []byte("-1000"), 0)
-	_ = unix.Setrlimit(unix.RLIMIT_CORE, &unix.Rlimit{}) // it holds a key
+	_ = unix.Prctl(unix.PR_SET_DUMPABLE, 0, 0, 0, 0) // no core file has its key
 	// Once through what the end will need, so that its pages are here; no socket can be shut down so.
 	_ = goDown(fdSocket)
 	_ = unix.PidfdSendSignal(fdParent, 0, nil, 0)
