@@ -5,9 +5,11 @@ import (
 	"errors"
 	"fmt"
 	"math"
+	"strings"
 	"sync"
 	"time"
 
+	"lunar/appliance/api"
 	"lunar/appliance/cluster"
 	"lunar/appliance/fence"
 	"lunar/appliance/fence/guard"
@@ -29,20 +31,25 @@ type fencing struct {
 	fencer *fence.Fencer
 }
 
+// fenceable refuses a device whose nodes could not be fenced, before anything is written to it.
+func (n *Node) fenceable(ctx context.Context, r api.AddVolume, path string) error {
+	m := n.membership.Load()
+	if !m.shared || len(m.others()) == 0 {
+		return nil
+	}
+	f := n.newFencing(cluster.Volume{Name: n.volumeName(r.Name), AllowUnfenced: r.AllowUnfenced}, path)
+	f.options.Self.Incarnation = uint32(n.incarnation.Load())
+	_, err := fence.Open(ctx, f.options)
+	return errors.Join(err, f.close(ctx))
+}
+
 // openFencing enters this node among those of the volume, before its first I/O there.
 func (n *Node) openFencing(ctx context.Context, r cluster.Volume, path string) (*fencing, error) {
 	m := n.membership.Load()
 	if !m.shared {
 		return nil, nil
 	}
-	f := &fencing{node: n, options: fence.Options{
-		Volume: r.Name, Device: path, Cluster: n.db.InCluster(), Self: fence.Node{Name: n.name, Number: n.db.Number()},
-		Admission: n, Log: n.log, AllowUnfenced: r.AllowUnfenced, Agent: n.fenceAgent,
-		Lease: fence.LeaseOptions{TTL: m.ttl, InFlight: n.inFlight, Margin: leaseMargin(m.ttl), Ask: n.askGuard},
-	}}
-	if lun, err := device.OpenReservations(path); err == nil {
-		f.lun, f.options.LUN = lun, lun
-	}
+	f := n.newFencing(r, path)
 	_, err := f.present(ctx)
 	switch {
 	case err == nil:
@@ -52,6 +59,19 @@ func (n *Node) openFencing(ctx context.Context, r cluster.Volume, path string) (
 		return nil, f.close(ctx)
 	}
 	return nil, errors.Join(err, f.close(ctx))
+}
+
+func (n *Node) newFencing(r cluster.Volume, path string) *fencing {
+	m := n.membership.Load()
+	f := &fencing{node: n, options: fence.Options{
+		Volume: r.Name, Device: path, Cluster: n.db.InCluster(), Self: fence.Node{Name: n.name, Number: n.db.Number()},
+		Admission: n, Log: n.log, AllowUnfenced: r.AllowUnfenced, Agent: n.fenceAgent,
+		Lease: fence.LeaseOptions{TTL: m.ttl, InFlight: n.inFlight, Margin: leaseMargin(m.ttl), Ask: n.askGuard},
+	}}
+	if lun, err := device.OpenReservations(path); err == nil {
+		f.lun, f.options.LUN = lun, lun
+	}
+	return f
 }
 
 // present is the fencer of this node's present incarnation.
@@ -182,7 +202,7 @@ func (s *seat) fenceParty(ctx context.Context, p *parts, who cluster.Party, why 
 		}
 	}
 	s.note(ctx, "node.fenced", 0, fmt.Sprintf("node %s was fenced from volume %s: %s; by %s, within %v (%s)",
-		who.Node, s.name(), why, proof.Method, proof.Took.Round(time.Millisecond), proof.Detail))
+		who.Node, s.name(), why, proof.Method, proof.Took.Round(time.Millisecond), strings.ReplaceAll(proof.Detail, "\n", "; ")))
 	return nil
 }
 

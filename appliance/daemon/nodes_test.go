@@ -71,7 +71,9 @@ func TestThreeNodes(t *testing.T) {
 	first := c.all[0]
 	ctx, cancel := context.WithTimeout(t.Context(), 40*time.Second)
 	defer cancel()
-	_, err := first.client.AddVolume(ctx, api.AddVolume{Device: c.loops[0].Path, Format: "xfs", AllowUnfenced: true})
+	_, err := first.client.AddVolume(ctx, api.AddVolume{Device: c.loops[0].Path, Format: "xfs"})
+	refused(t, err, api.Refused, "cannot be fenced", "--allow-unfenced")
+	_, err = first.client.AddVolume(ctx, api.AddVolume{Device: c.loops[0].Path, Format: "xfs", AllowUnfenced: true})
 	must(t, err)
 	_, err = first.client.CreateImage(ctx, api.CreateImage{Image: "Volume1/disk.img", Size: 64 << 20})
 	must(t, err)

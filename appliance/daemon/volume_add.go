@@ -48,6 +48,9 @@ func (n *Node) addVolume(ctx context.Context, r api.AddVolume) (*volumeState, er
 	if err := n.unknown(dev, r); err != nil {
 		return nil, err
 	}
+	if err := n.fenceable(ctx, r, dev.Path); err != nil {
+		return nil, err
+	}
 	if err := n.prepare(ctx, dev, r); err != nil {
 		return nil, err
 	}
