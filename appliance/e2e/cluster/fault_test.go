@@ -82,12 +82,7 @@ func (b *bench) successor(dead *lab.ClusterNode) *lab.ClusterNode {
 func (b *bench) thaw(n *lab.ClusterNode) error {
 	time.Sleep(time.Second)
 	n.Thaw()
-	select {
-	case <-n.Exited():
-		return n.Restart(b.ctx)
-	case <-time.After(2 * time.Second):
-		return n.AwaitLUN(b.ctx, lab.ClusterTarget)
-	}
+	return n.Revive(b.ctx, 2*time.Second)
 }
 
 // TestPathCut cuts a node's path to the LUN and mends it, then the coordinator's.

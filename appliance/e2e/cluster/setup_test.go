@@ -59,6 +59,11 @@ type bench struct {
 
 func newBench(t *testing.T, nodes int) *bench {
 	t.Helper()
+	return newBenchFor(t, nodes, testLimit)
+}
+
+func newBenchFor(t *testing.T, nodes int, limit time.Duration) *bench {
+	t.Helper()
 	if testing.Short() || os.Geteuid() != 0 {
 		t.Skip("end-to-end tests need root and time: network namespaces, loop devices, mounts")
 	}
@@ -67,7 +72,7 @@ func newBench(t *testing.T, nodes int) *bench {
 			t.Skipf("%v: run appliance/e2e/packages.sh client", err)
 		}
 	}
-	ctx, cancel := context.WithTimeout(t.Context(), testLimit)
+	ctx, cancel := context.WithTimeout(t.Context(), limit)
 	dir, err := os.MkdirTemp("", "e2e")
 	check(t, err)
 	l, err := lab.Open(dir, programs)

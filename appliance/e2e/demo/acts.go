@@ -128,18 +128,11 @@ func (s *show) freeze(ctx context.Context) (*lab.ClusterNode, string, error) {
 
 func (s *show) thaw(ctx context.Context, n *lab.ClusterNode) error {
 	n.Thaw()
-	return s.revive(ctx, n)
+	return n.Revive(ctx, patience)
 }
 
-// revive starts a daemon that has ended, as systemd would, and waits for its LUN.
-func (s *show) revive(ctx context.Context, n *lab.ClusterNode) error {
-	select {
-	case <-n.Exited():
-		return n.Restart(ctx)
-	case <-time.After(2 * time.Second):
-		return n.AwaitLUN(ctx, lab.ClusterTarget)
-	}
-}
+// patience is for a node that was out to end, if it does.
+const patience = 2 * time.Second
 
 const stateLimit = 10 * time.Second
 
@@ -178,7 +171,7 @@ func (s *show) mendNetwork(ctx context.Context, n *lab.ClusterNode) error {
 	if err := n.MendNetwork(ctx); err != nil {
 		return err
 	}
-	if err := s.revive(ctx, n); err != nil {
+	if err := n.Revive(ctx, patience); err != nil {
 		return err
 	}
 	return n.AwaitState(ctx, api.Direct, stateLimit)

@@ -75,6 +75,17 @@ func (n *ClusterNode) Restart(ctx context.Context) error {
 	return n.AwaitLUN(ctx, ClusterTarget)
 }
 
+// Revive starts a daemon that has ended within patience, as its service manager would, and else waits for its
+// LUN: after a fault that the node may survive or not.
+func (n *ClusterNode) Revive(ctx context.Context, patience time.Duration) error {
+	select {
+	case <-n.Exited():
+		return n.Restart(ctx)
+	case <-time.After(patience):
+		return n.AwaitLUN(ctx, ClusterTarget)
+	}
+}
+
 // clear kills what is left on the host: a guard outlives its daemon for a while, to answer other nodes.
 func (h *Host) clear(ctx context.Context) error {
 	out, err := Run(ctx, "ip", "netns", "pids", h.Namespace)
