@@ -15,7 +15,7 @@ const ownerAttribute = "trusted.lunar.owner"
 // maxOwner bounds the attribute.
 const maxOwner = 256
 
-// ErrForeign: the volume belongs to another cluster.
+// ErrForeign says that the volume belongs to another cluster.
 var ErrForeign = error(&sentinel{"belongs to another cluster", unix.EPERM})
 
 // owner is what the attribute says; the zero value is a volume of nobody.
