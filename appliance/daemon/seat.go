@@ -362,7 +362,7 @@ func (s *seat) mount(ctx context.Context, p *parts, t *cluster.Term) (*tenure, e
 	here.ctx, here.end = context.WithCancel(context.Background())
 	var err error
 	here.coord, err = coordinator.Open(ctx, p.dev, coordinator.Options{
-		Epoch: t.Epoch, Cluster: s.node.db.InCluster(), TakeOver: s.v.takeOver.Load(), Log: s.log, Members: s.node.holders(), Twin: s.node.sharesKernel,
+		Epoch: t.Epoch, Cluster: s.node.db.InCluster(), TakeOver: s.v.takeOver.Load(), Log: s.log, Members: s.node.holders(), Twin: s.node.sharesKernel, Engine: s.node.engine,
 		Fence:  func(ctx context.Context, node protocol.NodeID) error { return s.fence(ctx, p, string(node)) },
 		Failed: func(err error) { s.lose("the coordinator cannot go on: " + err.Error()) },
 	})

@@ -121,5 +121,11 @@ func (n *Node) openExport(_ context.Context, name string, peer nbd.Peer) (nbd.Ex
 		}
 		return first // the term is over: every request will be told
 	}
-	return &nbd.Image{To: c, Call: call, Layout: present, About: nbd.Info{Block: 512}}, nil
+	carry := func(done func([]*protocol.Transfer)) nbd.Carrier {
+		if k := c.Carrier(call, done); k != nil {
+			return k
+		}
+		return nil
+	}
+	return &nbd.Image{To: c, Call: call, Layout: present, Carry: carry, About: nbd.Info{Block: 512}}, nil
 }

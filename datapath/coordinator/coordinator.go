@@ -17,6 +17,7 @@ import (
 	"lunar/datapath/device"
 	"lunar/datapath/layout"
 	"lunar/datapath/layout/protocol"
+	"lunar/datapath/uring"
 )
 
 // Options sets a Coordinator up.
@@ -47,6 +48,10 @@ type Options struct {
 	// Twin allows an XFS while this kernel has one with the same UUID mounted: for nodes that share
 	// a kernel, where a fenced node's dead mount may be there still. Only fencing guards OneMount then.
 	Twin bool
+	// Engine lets a Carrier execute transfers by Lanes, by default the engine's rings; it stays open until
+	// Close or Handover has returned. Without it every call blocks.
+	Engine *uring.Engine
+	Lanes  []Lane
 }
 
 // Validate tells what is wrong with o.
@@ -92,6 +97,8 @@ type Coordinator struct {
 	background sync.WaitGroup // goroutines that end with life
 	hook       func(step string)
 
+	lanes lanes
+
 	unshareable atomic.Bool // the file system said that it cannot share blocks
 
 	mu      sync.Mutex // guards images and what follows
@@ -132,6 +139,9 @@ func Open(ctx context.Context, dev *device.Device, o Options) (*Coordinator, err
 	}
 	c := newCoordinator(dev, m, end, o.withDefaults())
 	if err := c.claim(); err != nil {
+		return nil, errors.Join(err, c.Close(ctx))
+	}
+	if err := c.openLanes(); err != nil {
 		return nil, errors.Join(err, c.Close(ctx))
 	}
 	c.opts.Log.Info("volume mounted", "device", dev.Path, "fs", fs, "epoch", o.Epoch)
@@ -320,7 +330,7 @@ func (c *Coordinator) dropIfUnused(ctx context.Context, im *image) error {
 	c.mu.Lock()
 	delete(c.images, im.id)
 	c.mu.Unlock()
-	if err := im.idle(context.WithoutCancel(ctx)); err != nil { // the term has ended: finish closes it
+	if err := im.retire(context.WithoutCancel(ctx)); err != nil { // the term has ended: finish closes it
 		c.mu.Lock()
 		defer c.mu.Unlock()
 		c.images[im.id] = im

@@ -30,6 +30,7 @@ type image struct {
 	lastID    protocol.HolderID
 	layout    *layout.Layout // what the file system has durably
 	window    window
+	gone      bool // closed, while a call that had found it was about to begin
 }
 
 func newImage(c *Coordinator, id protocol.ImageID, path string, f *os.File, l *layout.Layout) *image {
@@ -83,12 +84,15 @@ func (im *image) leave(h protocol.HolderID) {
 	im.remove(h)
 }
 
-// idle returns when no operation is under way.
-func (im *image) idle(ctx context.Context) error {
+// retire returns when no operation is under way, and none will be.
+func (im *image) retire(ctx context.Context) error {
 	op := &protocol.Op{Range: protocol.Everywhere, Change: true}
 	if err := im.admit(ctx, op); err != nil {
 		return err
 	}
+	im.mu.Lock()
+	im.gone = true
+	im.mu.Unlock()
 	im.end(op)
 	return nil
 }
@@ -102,7 +106,7 @@ func (im *image) admit(ctx context.Context, op *protocol.Op) error {
 	im.mu.Unlock()
 	select {
 	case <-ready:
-		return nil
+		return im.stillOpen(op)
 	case <-im.c.life.Done():
 		im.end(op)
 		return errEnded
@@ -110,6 +114,18 @@ func (im *image) admit(ctx context.Context, op *protocol.Op) error {
 		im.end(op)
 		return fmt.Errorf("wait for a range of the image: %w: %w", unix.ETIMEDOUT, ctx.Err())
 	}
+}
+
+// stillOpen ends op when the image was closed meanwhile: its blocks may be another's by now.
+func (im *image) stillOpen(op *protocol.Op) error {
+	im.mu.Lock()
+	gone := im.gone
+	im.mu.Unlock()
+	if !gone {
+		return nil
+	}
+	im.end(op)
+	return fmt.Errorf("image %d was closed: %w", im.id, ErrNotFound)
 }
 
 func (im *image) wake(admitted []*protocol.Op) {

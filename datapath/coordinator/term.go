@@ -241,7 +241,7 @@ func (c *Coordinator) finish(ctx context.Context) error {
 		c.mu.Unlock()
 		return err
 	}
-	var errs []error
+	errs := []error{c.lanes.close()}
 	for _, im := range c.all() {
 		errs = append(errs, im.file.Close())
 	}

@@ -18,7 +18,7 @@ import (
 
 type options struct {
 	dir, only, peer, profile string
-	tls, engine              bool
+	tls, blocking            bool
 	rounds                   int
 	time                     time.Duration
 }
@@ -101,7 +101,7 @@ func (o options) ours(l *lab.Lab, keys string) (*server, error) {
 		return nil, err
 	}
 	return start(l, "lunar", keys, func(port string) []string {
-		argv := []string{self, "-serve", loop.Path, "-listen", "127.0.0.1:" + port, "-keys", keys, "-engine=" + strconv.FormatBool(o.engine)}
+		argv := []string{self, "-serve", loop.Path, "-listen", "127.0.0.1:" + port, "-keys", keys, "-blocking=" + strconv.FormatBool(o.blocking)}
 		if o.profile != "" {
 			if path, err := filepath.Abs(o.profile); err == nil {
 				argv = append(argv, "-profile", path)

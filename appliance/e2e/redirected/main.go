@@ -20,7 +20,7 @@ func main() {
 	flag.StringVar(&o.only, "only", "", "only loads whose name has this")
 	flag.StringVar(&o.peer, "peer", "--cache=none --aio=native", "qemu-nbd's options for the file")
 	flag.StringVar(&o.profile, "profile", "", "file for a CPU profile of our server")
-	flag.BoolVar(&o.engine, "engine", false, "do the disk I/O of our server by io_uring")
+	flag.BoolVar(&o.blocking, "blocking", false, "without an engine: our server blocks a thread per I/O")
 	serve := flag.String("serve", "", "")
 	listen := flag.String("listen", "", "")
 	keys := flag.String("keys", "", "")
@@ -29,7 +29,9 @@ func main() {
 	defer stop()
 	run := o.run
 	if *serve != "" {
-		run = func(ctx context.Context) error { return serveDevice(ctx, *serve, *listen, *keys, o.profile, o.engine) }
+		run = func(ctx context.Context) error {
+			return serveDevice(ctx, *serve, *listen, *keys, o.profile, o.blocking)
+		}
 	}
 	if err := run(ctx); err != nil {
 		fmt.Fprintln(os.Stderr, "redirected:", err)

@@ -14,6 +14,7 @@ import (
 	"lunar/datapath/device"
 	"lunar/datapath/layout"
 	"lunar/datapath/layout/protocol"
+	"lunar/datapath/uring"
 	"lunar/datapath/wire/nbd"
 )
 
@@ -49,7 +50,7 @@ func (h *holder) layout() *layout.Layout {
 }
 
 // serveDevice formats a device, makes one image, all written, and serves it until ctx ends.
-func serveDevice(ctx context.Context, path, address, keys, profile string, engine bool) error {
+func serveDevice(ctx context.Context, path, address, keys, profile string, blocking bool) (err error) {
 	if profile != "" {
 		f, err := os.Create(profile)
 		if err != nil {
@@ -70,7 +71,14 @@ func serveDevice(ctx context.Context, path, address, keys, profile string, engin
 		return err
 	}
 	log := slog.New(slog.NewTextHandler(os.Stderr, nil))
-	c, err := coordinator.Open(ctx, dev, coordinator.Options{Epoch: 1, Log: log})
+	o := coordinator.Options{Epoch: 1, Log: log}
+	if !blocking {
+		if o.Engine, err = uring.Open(uring.Options{Log: log}); err != nil { //nolint:contextcheck // it ends below
+			return err
+		}
+		defer o.Engine.Close(context.Background()) //nolint:errcheck,contextcheck // at the end
+	}
+	c, err := coordinator.Open(ctx, dev, o)
 	if err != nil {
 		return err
 	}
@@ -88,12 +96,13 @@ func serveDevice(ctx context.Context, path, address, keys, profile string, engin
 	if h.view, err = protocol.NewView(grant); err != nil {
 		return err
 	}
-	to, end, err := redirector(c, dev, h.layout, engine, log) //nolint:contextcheck // it ends with the process
-	if err != nil {
-		return err
+	carry := func(done func([]*protocol.Transfer)) nbd.Carrier {
+		if k := c.Carrier(grant.Call, done); k != nil {
+			return k
+		}
+		return nil
 	}
-	defer end() //nolint:errcheck // at the end
-	image := &nbd.Image{To: to, Call: grant.Call, Layout: h.layout, About: nbd.Info{Block: 512}}
+	image := &nbd.Image{To: c, Call: grant.Call, Layout: h.layout, Carry: carry, About: nbd.Info{Block: 512}}
 	return serveImage(ctx, image, address, keys, log)
 }
 

@@ -9,6 +9,8 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"lunar/datapath/layout/protocol"
 )
 
 // serverConn is a connection to the server. Its own goroutine reads requests, workers execute them,
@@ -38,6 +40,10 @@ type serverConn struct {
 	work    chan *operation // to idle workers; closed at the end
 	spare   atomic.Int32    // workers that wait, less what was sent to them
 	out     outbox
+
+	carrier  Carrier              // nil: every request blocks a worker
+	batch    []*protocol.Transfer // the reader's
+	outbatch []*operation         // the Carrier's
 }
 
 func newServerConn(s *Server, c net.Conn) *serverConn {
@@ -90,6 +96,12 @@ func (c *serverConn) mute() { c.muteOnce.Do(func() { close(c.muted) }) }
 // transmit serves requests until the client or an error ends it; then no operation runs any more.
 func (c *serverConn) transmit() error {
 	c.out.c = c
+	if x, ok := c.export.(Carrying); ok {
+		c.carrier = x.Carrier(c.carried)
+	}
+	if c.carrier != nil {
+		c.out.start()
+	}
 	err := c.read()
 	if !errors.Is(err, errDone) && !c.over.Load() {
 		c.cancel() // nobody waits for the answers
@@ -98,6 +110,7 @@ func (c *serverConn) transmit() error {
 	c.rest()
 	close(c.work)
 	c.workers.Wait()
+	c.out.stop()
 	c.mute()
 	if c.srv.isStopped() { // one connection's end ends its set, which may wait for answers on another
 		select {
@@ -127,7 +140,9 @@ func (c *serverConn) finish() {
 // read takes requests in.
 func (c *serverConn) read() error {
 	var head [requestSize]byte
+	defer c.depart()
 	for {
+		c.reads(requestSize)
 		if _, err := io.ReadFull(c.link.r, head[:]); err != nil {
 			return c.readError(err)
 		}
@@ -142,7 +157,20 @@ func (c *serverConn) read() error {
 		if err != nil {
 			return c.readError(err)
 		}
-		c.dispatch(op)
+		if c.carrier != nil && op.buf != nil && op.errno == 0 {
+			c.collect(op)
+			continue
+		}
+		c.running.Add(1)
+		c.srv.crowd.under.Add(1)
+		c.delegate(op)
+	}
+}
+
+// reads says that the reader wants n more bytes: it may have to wait for them.
+func (c *serverConn) reads(n int) {
+	if c.link.r.Buffered() < n {
+		c.depart()
 	}
 }
 
@@ -158,18 +186,16 @@ func (c *serverConn) take(r request) (*operation, error) {
 	if r.command == cmdWrite && r.length > MaxPayload {
 		return nil, violation("a write of %d bytes", r.length)
 	}
-	select {
-	case c.window <- struct{}{}:
-	case <-c.ctx.Done():
-		return nil, c.ctx.Err()
+	if err := c.place(); err != nil {
+		return nil, err
 	}
-	op := &operation{request: r}
+	op := newOperation(r)
 	if op.errno, op.why = c.check(r); op.errno != 0 && r.command != cmdWrite {
 		return op, nil
 	}
 	if r.command == cmdRead || r.command == cmdWrite {
 		var err error
-		if op.buf, err = c.srv.pool.get(c.ctx, int(r.length)); err != nil {
+		if op.buf, err = c.buffer(int(r.length)); err != nil {
 			return nil, err
 		}
 	}
@@ -182,12 +208,38 @@ func (c *serverConn) take(r request) (*operation, error) {
 	return op, nil
 }
 
+// place waits for a place in the window.
+func (c *serverConn) place() error {
+	select {
+	case c.window <- struct{}{}:
+		return nil
+	default:
+	}
+	c.depart()
+	select {
+	case c.window <- struct{}{}:
+		return nil
+	case <-c.ctx.Done():
+		return c.ctx.Err()
+	}
+}
+
+// buffer waits for a buffer of n bytes.
+func (c *serverConn) buffer(n int) (*buffer, error) {
+	if b := c.srv.pool.try(n); b != nil {
+		return b, nil
+	}
+	c.depart()
+	return c.srv.pool.get(c.ctx, n)
+}
+
 // payload reads what follows a WRITE; a client that stops in the middle is dropped.
 func (c *serverConn) payload(p []byte) error {
 	if c.link.r.Buffered() >= len(p) {
 		_, err := io.ReadFull(c.link.r, p)
 		return err
 	}
+	c.depart()
 	_ = c.raw.SetReadDeadline(time.Now().Add(c.srv.opts.Limits.Stall))
 	_, err := io.ReadFull(c.link.r, p)
 	_ = c.raw.SetReadDeadline(time.Time{})
@@ -197,10 +249,9 @@ func (c *serverConn) payload(p []byte) error {
 	return err
 }
 
-// dispatch gives an operation to a worker that waits, or to a new one: there are at most as many as
-// the window has places.
-func (c *serverConn) dispatch(op *operation) {
-	c.running.Add(1)
+// delegate gives an operation, counted in running, to a worker that waits, or to a new one: there are at
+// most as many as the window has places. It does not block.
+func (c *serverConn) delegate(op *operation) {
 	if c.spare.Add(-1) >= 0 {
 		c.work <- op
 		return
@@ -221,6 +272,7 @@ func (c *serverConn) handle(op *operation) {
 	if op.errno == 0 {
 		c.execute(op)
 	}
+	c.srv.crowd.under.Add(-1)
 	c.running.Done()
 	c.out.send(op)
 }

@@ -1,6 +1,10 @@
 package nbd
 
-import "context"
+import (
+	"context"
+
+	"lunar/datapath/layout/protocol"
+)
 
 // Info describes an export to its clients.
 type Info struct {
@@ -45,4 +49,19 @@ type Extent struct {
 	Len  int64 // bytes
 	Hole bool  // not allocated
 	Zero bool  // reads as zeroes
+}
+
+// Carrying is what an Export may be, too: READs and WRITEs are then executed without a goroutine each.
+type Carrying interface {
+	// Carrier makes one for a connection; nil: the export has none now. done gets the transfers that have
+	// ended, many at once; it is called by one goroutine at a time, does not block, and does not keep the slice.
+	Carrier(done func([]*protocol.Transfer)) Carrier
+}
+
+// Carrier executes transfers asynchronously.
+type Carrier interface {
+	// Start begins what it can, and returns the rest, in batch's memory: for these, as for those that come
+	// back without Done, the Export's Read or Write is called. It does not block, and is called by one
+	// goroutine. What it began cannot be cancelled: an abandoned try waits for it.
+	Start(batch []*protocol.Transfer) (rest []*protocol.Transfer)
 }

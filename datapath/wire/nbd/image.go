@@ -26,10 +26,23 @@ type Image struct {
 	// Layout is the present one: it gives the size, and what BLOCK_STATUS answers.
 	Layout func() *layout.Layout
 	About  Info
+	// Carry makes a connection's Carrier, or nil; may be nil.
+	Carry  func(done func([]*protocol.Transfer)) Carrier
 	Closed func() error // called by Close; may be nil
 }
 
-var _ Export = (*Image)(nil)
+var (
+	_ Export   = (*Image)(nil)
+	_ Carrying = (*Image)(nil)
+)
+
+// Carrier is what Carry makes.
+func (im *Image) Carrier(done func([]*protocol.Transfer)) Carrier {
+	if im.Carry == nil {
+		return nil
+	}
+	return im.Carry(done)
+}
 
 // Size is the image's.
 func (im *Image) Size() int64 { return im.Layout().Size() }

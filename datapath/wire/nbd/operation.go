@@ -4,8 +4,11 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"sync"
 
 	"golang.org/x/sys/unix"
+
+	"lunar/datapath/layout/protocol"
 )
 
 // operation is a request under way, and then its reply.
@@ -16,6 +19,22 @@ type operation struct {
 	why    string // for people
 	chunks []byte // a reply other than the plain ones
 	head   [structuredSize + 8]byte
+
+	transfer protocol.Transfer // for a Carrier
+}
+
+var operations = sync.Pool{New: func() any { return new(operation) }}
+
+func newOperation(r request) *operation {
+	op := operations.Get().(*operation) //nolint:errcheck // New makes nothing else
+	op.request = r
+	return op
+}
+
+// free gives an operation back, which nobody has any more; what its Carrier keeps with it stays.
+func (op *operation) free() {
+	*op = operation{transfer: protocol.Transfer{Executor: op.transfer.Executor}}
+	operations.Put(op)
 }
 
 // data is the payload.

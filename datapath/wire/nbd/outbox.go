@@ -15,6 +15,9 @@ type outbox struct {
 	sending bool
 	err     error
 
+	wake chan struct{} // for the sender, which there is beside a Carrier
+	done chan struct{} // closed when it has ended
+
 	// Those who send have these.
 	batch  []*operation
 	pieces [][]byte
@@ -31,6 +34,45 @@ func (o *outbox) send(op *operation) {
 	o.sending = true
 	o.mu.Unlock()
 	runtime.Gosched() // those whose operations have ended too come first, so that one call sends all
+	o.drain()
+}
+
+// start gives post its sender, which stop ends.
+func (o *outbox) start() {
+	o.wake, o.done = make(chan struct{}, 1), make(chan struct{})
+	go func() {
+		defer close(o.done)
+		for range o.wake {
+			o.drain()
+		}
+	}()
+}
+
+// stop waits until what was posted is sent; nothing is posted any more.
+func (o *outbox) stop() {
+	if o.wake == nil {
+		return
+	}
+	close(o.wake)
+	<-o.done
+}
+
+// post has operations sent. It does not block.
+func (o *outbox) post(ops []*operation) {
+	if len(ops) == 0 {
+		return
+	}
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	o.ready = append(o.ready, ops...)
+	if !o.sending {
+		o.sending = true
+		o.wake <- struct{}{} // empty: who sends took it
+	}
+}
+
+// drain sends what is ready; sending is set.
+func (o *outbox) drain() {
 	o.mu.Lock()
 	for len(o.ready) > 0 {
 		o.batch, o.ready = o.ready, o.batch[:0]
@@ -69,6 +111,7 @@ func (o *outbox) write() error {
 func (o *outbox) release() {
 	for i, op := range o.batch {
 		o.c.srv.pool.put(op.buf)
+		op.free()
 		o.batch[i] = nil
 		<-o.c.window
 	}

@@ -39,16 +39,28 @@ func classOf(n int) int {
 // get waits for a buffer of n bytes at least, MaxPayload at most.
 func (p *pool) get(ctx context.Context, n int) (*buffer, error) {
 	class := classOf(n)
-	size := 1 << (class + leastClass)
-	if !p.budget.TryAcquire(int64(size)) {
-		if err := p.budget.Acquire(ctx, int64(size)); err != nil {
-			return nil, err
-		}
+	if err := p.budget.Acquire(ctx, int64(sizeOf(class))); err != nil {
+		return nil, err
 	}
+	return p.take(class), nil
+}
+
+// try is get, but nil instead of waiting.
+func (p *pool) try(n int) *buffer {
+	class := classOf(n)
+	if !p.budget.TryAcquire(int64(sizeOf(class))) {
+		return nil
+	}
+	return p.take(class)
+}
+
+func sizeOf(class int) int { return 1 << (class + leastClass) }
+
+func (p *pool) take(class int) *buffer {
 	if b, ok := p.free[class].Get().(*buffer); ok {
-		return b, nil
+		return b
 	}
-	return &buffer{whole: aligned(size), class: class}, nil
+	return &buffer{whole: aligned(sizeOf(class)), class: class}
 }
 
 func (p *pool) put(b *buffer) {

@@ -80,6 +80,7 @@ type Server struct {
 	opts   Options
 	pool   *pool
 	sets   registry
+	crowd  crowd
 	ctx    context.Context // of all connections; ended when Stop runs out of patience
 	cancel context.CancelFunc
 	wg     sync.WaitGroup // a connection each

@@ -43,6 +43,10 @@ type memory struct {
 	flushes atomic.Int32
 	fua     atomic.Int32
 	closed  atomic.Int32
+
+	blocking bool                          // it has no Carrier
+	carried  atomic.Int32                  // transfers that its Carriers began
+	gate     atomic.Pointer[chan struct{}] // they wait for that
 }
 
 func newMemory(size int) *memory { return &memory{data: make([]byte, size)} }
