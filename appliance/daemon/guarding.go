@@ -134,10 +134,12 @@ func (n *Node) askGuard(ctx context.Context, victim fence.Node) (words string, e
 	return guard.Ask(ctx, net.JoinHostPort(address, strconv.Itoa(guard.Port)), tls, uint64(victim.Incarnation), "node "+n.name+" fences it")
 }
 
-// unmount takes the mount from the guard, which would keep it alive, and ends it.
+// unmount takes the mount from the guard, which would keep it alive, and ends it; it may be tried again.
 func (s *seat) unmount(ctx context.Context, end func(context.Context) error) error {
-	s.ending.Store(true)
-	released := s.unguard()
+	var released error
+	if !s.ending.Swap(true) {
+		released = s.unguard()
+	}
 	err := end(ctx)
 	s.ending.Store(err != nil)
 	return errors.Join(released, err)

@@ -112,6 +112,8 @@ func (s *server) decide(ctx context.Context, o order, peer string) answer {
 	first, latest := s.word.incarnations()
 	switch {
 	case s.isOver() && first <= o.incarnation && o.incarnation <= latest:
+	case o.incarnation == latest && !s.isOver() && s.word.load() == 0:
+		return answer{words: fmt.Sprintf("incarnation %d has stopped all its I/O by itself, and lives: wait for its deadline", latest)}
 	case o.incarnation == latest:
 		s.log.Error("the daemon is ended by another node's order", "node", peer, "incarnation", o.incarnation, "reason", o.reason)
 		if err := s.demand.raise(); err != nil {
