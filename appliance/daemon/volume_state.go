@@ -7,6 +7,7 @@ import (
 	"slices"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	"lunar/appliance/api"
 	"lunar/appliance/cluster"
@@ -18,11 +19,13 @@ import (
 // volumeState is a volume of this node.
 type volumeState struct {
 	node     *Node
-	id       string               // never changes
-	record   cluster.Volume       // guarded by Node.mu
-	takeOver atomic.Bool          // it may be another cluster's
-	pathLost atomic.Bool          // as the cluster was told
-	seat     atomic.Pointer[seat] // of the parts: set before them, nil after them
+	id       string         // never changes
+	record   cluster.Volume // guarded by Node.mu
+	takeOver atomic.Bool    // it may be another cluster's
+	pathLost atomic.Bool    // as the cluster was told
+
+	absentSince atomic.Pointer[time.Time] // neither path nor coordinator since then; nil: not so
+	seat        atomic.Pointer[seat]      // of the parts: set before them, nil after them
 
 	use    sync.RWMutex // read-held while its parts are used, write-held while they come or go
 	parts  *parts       // nil: off line

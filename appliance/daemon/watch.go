@@ -80,10 +80,28 @@ func (n *Node) exportedUnits() []*unit {
 	return out
 }
 
-// accessStates is ALUA's word for each state of a volume. Paused lasts for moments, and is none of a path.
+// accessStates is ALUA's word for each state of a volume. Paused lasts for moments, and is none of a path. So does
+// Unavailable while another coordinator is chosen: I/O waits for that one, and is not refused; see access.
 var accessStates = map[api.State]scsi.AccessState{
 	api.Direct: scsi.ActiveOptimized, api.Paused: scsi.ActiveOptimized,
-	api.Redirected: scsi.ActiveNonOptimized, api.StateAbsent: scsi.Unavailable,
+	api.Redirected: scsi.ActiveNonOptimized, api.StateAbsent: scsi.ActiveNonOptimized,
+}
+
+// absentLimit is how long a volume may have neither path nor coordinator before initiators are sent away: longer
+// than a failover takes without a guard that answers.
+const absentLimit = 10 * time.Second
+
+// access is the access state of the volume's units on this node.
+func (v *volumeState) access(state api.State, now time.Time) scsi.AccessState {
+	if state != api.StateAbsent {
+		v.absentSince.Store(nil)
+		return accessStates[state]
+	}
+	v.absentSince.CompareAndSwap(nil, &now)
+	if since := v.absentSince.Load(); since != nil && now.Sub(*since) >= absentLimit {
+		return scsi.Unavailable
+	}
+	return accessStates[state]
 }
 
 // followStates sets each unit's asymmetric access state by that of its volume on this node.
@@ -114,7 +132,7 @@ func (n *Node) volumeStates() map[string]scsi.AccessState {
 	for _, v := range n.sortedVolumes() {
 		if p, release := v.tryBorrow(); p != nil {
 			state, _ := p.state()
-			out[v.id] = accessStates[state]
+			out[v.id] = v.access(state, time.Now())
 			release()
 		}
 	}

@@ -33,6 +33,29 @@ func (i *initiator) portGroup() (id uint16, state scsi.AccessState) {
 	return binary.BigEndian.Uint16(r.data[6:]), scsi.AccessState(r.data[4] & 0xF)
 }
 
+// TestMomentWithoutCoordinator: a node whose path went with the coordinator's refuses no command while another
+// coordinator is chosen, and sends initiators away when there is none for long.
+func TestMomentWithoutCoordinator(t *testing.T) {
+	v, start := &volumeState{}, time.Now()
+	for _, step := range []struct {
+		state api.State
+		after time.Duration
+		want  scsi.AccessState
+	}{
+		{api.Direct, 0, scsi.ActiveOptimized},
+		{api.StateAbsent, time.Second, scsi.ActiveNonOptimized},
+		{api.StateAbsent, 5 * time.Second, scsi.ActiveNonOptimized},
+		{api.Redirected, 6 * time.Second, scsi.ActiveNonOptimized},
+		{api.StateAbsent, 14 * time.Second, scsi.ActiveNonOptimized},
+		{api.StateAbsent, 24 * time.Second, scsi.Unavailable},
+		{api.Direct, 25 * time.Second, scsi.ActiveOptimized},
+	} {
+		if got := v.access(step.state, start.Add(step.after)); got != step.want {
+			t.Errorf("%s after %v: access state %X, want %X", step.state, step.after, got, step.want)
+		}
+	}
+}
+
 func TestRedirectShowsInALUA(t *testing.T) {
 	b := newBench(t)
 	device := b.disk()
