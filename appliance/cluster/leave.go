@@ -130,13 +130,7 @@ func (db *DB) forget(ctx context.Context) error {
 	if err := db.halt(true); err != nil {
 		db.log.Warn("the database did not stop in order", "err", err)
 	}
-	gone := filepath.Join(db.options.Dir, identityDir+".left")
-	err := errors.Join(os.RemoveAll(gone), os.Rename(filepath.Join(db.options.Dir, identityDir), gone), syncDir(db.options.Dir))
-	if err != nil {
-		return err
-	}
-	err = errors.Join(os.RemoveAll(gone), os.RemoveAll(db.etcdDir()), os.RemoveAll(filepath.Join(db.options.Dir, secretFile)))
-	if err != nil {
+	if err := dropIdentity(db.options.Dir); err != nil {
 		return err
 	}
 	db.self.Store(nil)
@@ -145,6 +139,39 @@ func (db *DB) forget(ctx context.Context) error {
 	db.evicted, db.out = make(chan struct{}), false
 	db.engine.Unlock()
 	return db.open(ctx)
+}
+
+// dropIdentity removes what a state directory has of its cluster, the part that makes it a member first.
+func dropIdentity(dir string) error {
+	gone := filepath.Join(dir, identityDir+".left")
+	err := errors.Join(os.RemoveAll(gone), os.Rename(filepath.Join(dir, identityDir), gone), syncDir(dir))
+	if err != nil {
+		return err
+	}
+	return errors.Join(os.RemoveAll(gone), os.RemoveAll(filepath.Join(dir, "etcd")), os.RemoveAll(filepath.Join(dir, secretFile)))
+}
+
+// Forget makes the node of a state directory one without a cluster, as a forced Leave does, where no lunard can
+// run any more: the others have evicted it while it was off. Its copy of the cluster's database is lost. It gives
+// the cluster's id. ErrLocked: a lunard runs. ErrAlone: it is in none.
+func Forget(dir string) (id string, err error) {
+	lock, err := lockDir(dir)
+	if err != nil {
+		return "", fmt.Errorf("cluster: leave: %w", err)
+	}
+	defer lock.release()
+	s, err := loadSelf(dir)
+	if err == nil && s == nil {
+		err = ErrAlone
+	}
+	if err == nil {
+		id = s.identity().ID
+		err = dropIdentity(dir)
+	}
+	if err != nil {
+		return "", fmt.Errorf("cluster: leave: %w", err)
+	}
+	return id, nil
 }
 
 // Evict takes another node out of the cluster: its record goes, its certificates are revoked, and its

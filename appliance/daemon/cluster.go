@@ -230,15 +230,27 @@ func (m *membership) awaitEviction(ctx context.Context) {
 			s.lose("this node was evicted from the cluster")
 		}
 	}
-	m.session.Close()
 	m.stop() // nothing more is to be heard from the cluster
 	for end := time.Now().Add(handOverLimit); m.letGuardGo() != nil && time.Now().Before(end); {
 		time.Sleep(nodePoll)
 	}
+	m.session.Close()
+}
+
+// renewGuard moves the guard's deadline on; 0 is none.
+func (m *membership) renewGuard(at int64) error {
+	m.renewing.Lock()
+	defer m.renewing.Unlock()
+	if at == 0 || m.guard == nil || m.unguarded.Load() {
+		return nil
+	}
+	return m.guard.Renew(time.Duration(at))
 }
 
 // letGuardGo ends the guard process; it refuses while it has mounts.
 func (m *membership) letGuardGo() error {
+	m.renewing.Lock()
+	defer m.renewing.Unlock()
 	if m.guard == nil || m.unguarded.Load() {
 		return nil
 	}

@@ -228,7 +228,11 @@ func (n *Node) EvictNode(ctx context.Context, name string, force bool) (api.Evic
 		return out, err
 	}
 	defer n.jobs.end(n.jobs.begin("node.evict", name, 0))
-	proofs, unproven, err := n.fenceOff(ctx, &m)
+	first, err := n.incarnationOf(ctx, name)
+	if err != nil {
+		return out, refusal(err)
+	}
+	proofs, unproven, err := n.fenceOff(ctx, fenceOrder{Node: name, Number: m.Number, Incarnation: first})
 	if err != nil {
 		return out, refusal(err)
 	}
@@ -240,9 +244,11 @@ func (n *Node) EvictNode(ctx context.Context, name string, force bool) (api.Evic
 		return out, refusal(err)
 	}
 	ctx = context.WithoutCancel(ctx)
-	if last, _ := n.incarnationOf(ctx, name); last != 0 {
-		if again, _ := n.fenceEverywhere(ctx, fenceOrder{m.Name, m.Number, last}); len(again.Failed) == 0 {
-			proofs = again.Proofs
+	if last, err := n.incarnationOf(ctx, name); err != nil || last != first {
+		again, notes := n.fenceEverywhere(ctx, fenceOrder{Node: name, Number: m.Number, Incarnation: last})
+		proofs, unproven = again.Proofs, append(unproven, notes...)
+		for id, why := range again.Failed {
+			unproven = append(unproven, n.notFenced(id, why))
 		}
 	}
 	for id, proof := range proofs {
@@ -279,25 +285,26 @@ func (n *Node) incarnationOf(ctx context.Context, name string) (uint64, error) {
 
 // fenceOff takes a node's seats away and has it fenced from every volume by the volume's coordinator. It says
 // in sentences of which volumes that is not proven.
-func (n *Node) fenceOff(ctx context.Context, m *cluster.Member) (proofs map[string]string, unproven []string, err error) {
+func (n *Node) fenceOff(ctx context.Context, o fenceOrder) (proofs map[string]string, unproven []string, err error) {
+	if o.Incarnation == 0 {
+		return nil, nil, nil // it never reached a volume
+	}
 	e, err := n.elections(ctx)
 	if err != nil {
 		return nil, nil, err
 	}
-	incarnation, err := n.incarnationOf(ctx, m.Name)
-	if err != nil || incarnation == 0 {
-		return nil, nil, err // it never reached a volume
-	}
-	if _, err := e.Suspect(ctx, m.Name, incarnation, "it is evicted by order"); err != nil {
+	wait, err := e.Suspect(ctx, o.Node, o.Incarnation, "it is evicted by order")
+	if err != nil {
 		return nil, nil, err
 	}
-	if err := n.awaitOthers(ctx, e, m.Name); err != nil {
+	if err := n.awaitOthers(ctx, e, o.Node); err != nil {
 		unproven = append(unproven, err.Error())
 	}
-	answer, notes := n.fenceEverywhere(ctx, fenceOrder{m.Name, m.Number, incarnation})
+	o.Expired = wait == 0
+	answer, notes := n.fenceEverywhere(ctx, o)
 	unproven = append(unproven, notes...)
 	for id, why := range answer.Failed {
-		unproven = append(unproven, fmt.Sprintf("it is not fenced from volume %s: %s", n.nameOf(id), why))
+		unproven = append(unproven, n.notFenced(id, why))
 	}
 	for _, v := range n.sortedVolumes() {
 		_, failed := answer.Failed[v.id]
@@ -306,6 +313,10 @@ func (n *Node) fenceOff(ctx context.Context, m *cluster.Member) (proofs map[stri
 		}
 	}
 	return answer.Proofs, unproven, nil
+}
+
+func (n *Node) notFenced(volumeID, why string) string {
+	return fmt.Sprintf("it is not fenced from volume %s: %s", n.nameOf(volumeID), why)
 }
 
 // awaitOthers returns when every volume that some node can take is coordinated by another one than name.
@@ -359,7 +370,8 @@ func (s *seat) fenceOut(ctx context.Context, o fenceOrder) (fence.Proof, error) 
 		return fence.Proof{Method: "none needed", Detail: "no other node was ever given the volume"}, nil
 	}
 	proof, err := p.fencer.fence(ctx, fence.Victim{
-		Node: fence.Node{Name: o.Node, Number: o.Number, Incarnation: uint32(o.Incarnation)},
+		Node:    fence.Node{Name: o.Node, Number: o.Number, Incarnation: uint32(o.Incarnation)},
+		Expired: o.Expired,
 	})
 	if err != nil {
 		return proof, err

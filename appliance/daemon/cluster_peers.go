@@ -38,6 +38,7 @@ type fenceOrder struct {
 	Node        string `json:"node"`
 	Number      uint16 `json:"number"`
 	Incarnation uint64 `json:"incarnation"`
+	Expired     bool   `json:"expired,omitempty"` // the database let its lease run out by itself
 }
 
 // fenceAnswer has the volumes of which the fencing is proven, and by ID why others' is not.
@@ -109,7 +110,8 @@ func askPeer[Out any](ctx context.Context, n *Node, peer cluster.Member, method,
 		return out, fmt.Errorf("node %s: %w", peer.Name, err)
 	}
 	defer func() { _ = resp.Body.Close() }()
-	return out, readPeer(peer.Name, resp, &out)
+	err = readPeer(peer.Name, resp, &out)
+	return out, err
 }
 
 func readPeer(name string, resp *http.Response, out any) error {

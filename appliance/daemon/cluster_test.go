@@ -214,15 +214,38 @@ func TestLeaveAndComeBack(t *testing.T) {
 	refused(t, err, api.Exists, "already")
 }
 
-func TestEvict(t *testing.T) {
+func TestEvictANodeThatIsOff(t *testing.T) {
 	c := newNodes(t, 3)
-	ctx, one := t.Context(), c.all[0].client
+	ctx, one, last := t.Context(), c.all[0].client, c.all[2]
 	c.share(t)
-	e, err := one.EvictNode(ctx, "n3", true)
+	last.stop()
+	eventually(t, 30*time.Second, "the node is down", func() bool {
+		n, err := one.Node(ctx, "n3")
+		return err == nil && n.State == api.NodeDown
+	})
+	e, err := one.EvictNode(ctx, "n3", false)
 	must(t, err)
 	if len(e.Fenced) != 1 || len(e.Notes) != 0 {
 		t.Fatalf("evicted %+v", e)
 	}
+	var out, complaint bytes.Buffer
+	if code := leaveOffLine(c.all[0].config, &out, &complaint); code != exitFailed || !strings.Contains(complaint.String(), "systemctl stop") {
+		t.Fatalf("exit %d: %s", code, &complaint)
+	}
+	if code := leaveOffLine(last.config, &out, &complaint); code != exitOK {
+		t.Fatalf("exit %d: %s", code, &complaint)
+	}
+	if s, err := last.start().Cluster(ctx); err != nil || s.ID != "" || s.Nodes[0].State != api.NodeUp {
+		t.Fatalf("cluster %+v, %v", s, err)
+	}
+}
+
+// TestEvictedNodeLivesOn: an eviction by order would end this process, which is the node's.
+func TestEvictedNodeLivesOn(t *testing.T) {
+	c := newNodes(t, 3)
+	ctx, one := t.Context(), c.all[0].client
+	c.share(t)
+	must(t, c.all[0].daemon.node.db.Evict(ctx, "n3"))
 	last := c.all[2]
 	eventually(t, 10*time.Second, "the node knows", func() bool {
 		s, err := last.client.Cluster(ctx)

@@ -34,7 +34,7 @@ type options struct {
 	state, socket  string
 	check, version bool
 	restore        string
-	force          bool
+	force, leave   bool
 }
 
 // Command runs lunard with its arguments until SIGTERM or SIGINT, and returns its exit code. The
@@ -61,6 +61,9 @@ func Command(args []string, stdout, stderr io.Writer) int {
 		_, _ = fmt.Fprintln(stdout, "the configuration is valid")
 		return exitOK
 	}
+	if o.leave {
+		return leaveOffLine(c, stdout, stderr)
+	}
 	if o.restore != "" {
 		return restoreFile(context.Background(), c, o.restore, o.force, stdout, stderr)
 	}
@@ -81,6 +84,7 @@ func parse(args []string, stderr io.Writer) (options, error) {
 	f.BoolVar(&o.check, "check", false, "check the configuration and exit")
 	f.BoolVar(&o.version, "version", false, "print the version and exit")
 	f.StringVar(&o.restore, "restore", "", "put a saved cluster database `FILE` in the place of this node's, and exit; see lunarctl cluster restore")
+	f.BoolVar(&o.leave, "leave", false, "forget the cluster, which has evicted this node, and exit; see lunarctl cluster leave")
 	f.BoolVar(&o.force, "force", false, "with --restore: over the database of another cluster, or of a node in no cluster")
 	if err := f.Parse(args); err != nil {
 		return o, err

@@ -80,6 +80,9 @@ func Open(ctx context.Context, c config.Config, log *slog.Logger) (_ *Daemon, er
 func (d *Daemon) openDatabase(ctx context.Context) (err error) {
 	d.db, err = cluster.Open(ctx, cluster.Options{Dir: d.config.StateDir, Node: d.config.Node.Name, Config: d.config.Cluster, Log: d.log, NodeAPI: d.node.peerAPI()})
 	d.node.db, d.node.stateDir = d.db, d.config.StateDir
+	if errors.Is(err, cluster.ErrUnavailable) {
+		return fmt.Errorf("%w; if the cluster has evicted this node, `lunarctl cluster leave --force` makes it a node of its own", err)
+	}
 	return err
 }
 

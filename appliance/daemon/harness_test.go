@@ -192,9 +192,4 @@ func freePort(t *testing.T) string {
 	return l.Addr().String()
 }
 
-func (b *bench) daemonLog() *slog.Logger {
-	if os.Getenv("DBG") != "" {
-		return slog.New(slog.NewTextHandler(os.Stderr, nil))
-	}
-	return slog.New(slog.NewTextHandler(&b.log, nil))
-}
+func (b *bench) daemonLog() *slog.Logger { return slog.New(slog.NewTextHandler(&b.log, nil)) }

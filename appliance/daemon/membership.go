@@ -38,6 +38,7 @@ type membership struct {
 
 	guard      *guard.Guard // nil unless shared
 	unguarded  atomic.Bool  // the guard was let go
+	renewing   sync.Mutex   // held while the guard is renewed, or let go
 	layouts    *wire.Server
 	redirected *nbd.Server
 
@@ -158,6 +159,7 @@ func (m *membership) close(ctx context.Context) error {
 	}
 	errs := []error{m.stopServing(ctx)}
 	m.tasks.Wait()
+	_ = m.letGuardGo() // before the others miss this node, and have its guard end it; said below if it refuses
 	if m.session != nil {
 		m.session.Close()
 	}
@@ -192,10 +194,8 @@ func (d *deadline) renewed(at int64) {
 	d.mu.Lock()
 	d.at = at
 	d.mu.Unlock()
-	if at != 0 && d.m.guard != nil {
-		if err := d.m.guard.Renew(time.Duration(at)); err != nil {
-			d.m.node.log.Error("the guard process was not told of the session", "error", err)
-		}
+	if err := d.m.renewGuard(at); err != nil {
+		d.m.node.log.Error("the guard process was not told of the session", "error", err)
 	}
 	d.kick()
 }

@@ -19,8 +19,18 @@ func restoreFile(ctx context.Context, c config.Config, file string, force bool, 
 	saved, err := cluster.Restore(ctx, cluster.RestoreOptions{
 		Dir: c.StateDir, Node: c.Node.Name, Config: c.Cluster, File: file, Force: force, Log: log,
 	})
+	return finish(savedOf(saved), err, stdout, stderr)
+}
+
+// leaveOffLine makes this a node without a cluster while no lunard runs; it answers like restoreFile.
+func leaveOffLine(c config.Config, stdout, stderr io.Writer) int {
+	id, err := cluster.Forget(c.StateDir)
+	return finish(api.Cluster{ID: id, Node: c.Node.Name}, err, stdout, stderr)
+}
+
+func finish(value any, err error, stdout, stderr io.Writer) int {
 	if err == nil {
-		err = json.NewEncoder(stdout).Encode(savedOf(saved))
+		err = json.NewEncoder(stdout).Encode(value)
 	}
 	if err == nil {
 		return exitOK

@@ -115,8 +115,10 @@ func (f *fake) Disallow(_ context.Context, target, initiator string) error {
 func (f *fake) SetCHAP(_ context.Context, target string, r api.SetCHAP) error {
 	return f.note("chap %s %s", target, r.User)
 }
-func (f *fake) Sessions(context.Context) (api.Sessions, error) { return api.Sessions{}, f.note("sessions") }
-func (f *fake) Jobs(context.Context) ([]api.Job, error)         { return nil, f.note("jobs") }
+func (f *fake) Sessions(context.Context) (api.Sessions, error) {
+	return api.Sessions{}, f.note("sessions")
+}
+func (f *fake) Jobs(context.Context) ([]api.Job, error) { return nil, f.note("jobs") }
 func (f *fake) Events(ctx context.Context, follow bool, fn func(api.Event) error) error {
 	if err := f.note("log %t", follow); err != nil {
 		return err

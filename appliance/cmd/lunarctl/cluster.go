@@ -116,16 +116,36 @@ func others(nodes []api.Node, self string) string {
 
 func (c *cli) clusterLeave() *cobra.Command {
 	var r api.Leave
+	var o offLine
 	cmd := c.verb("leave [--force]", "Take this node out of its cluster, which keeps the volumes and targets", 0,
 		func(ctx context.Context, _ []string) error {
-			if err := c.client.LeaveCluster(ctx, r); err != nil {
+			err := c.client.LeaveCluster(ctx, r)
+			if api.CodeOf(err) == api.Unreachable && r.Force {
+				return c.leaveOffLine(ctx, &o, err)
+			}
+			if err != nil {
 				return err
 			}
 			return c.done("this node is in no cluster now")
 		})
+	cmd.Long = "Take this node out of its cluster, which keeps the volumes and targets. With --force it also forgets a cluster\n" +
+		"that has evicted it, while lunard does not run."
+	o.flags(cmd)
 	cmd.Flags().BoolVar(&r.Force, "force", false,
 		"also with initiators logged in here, as the last node, or without the others: then evict this node there")
 	return cmd
+}
+
+// leaveOffLine is for a node whose lunard does not start, because the others have evicted it.
+func (c *cli) leaveOffLine(ctx context.Context, o *offLine, unreachable error) error {
+	var was api.Cluster
+	if err := o.call(ctx, &was, "--leave"); err != nil {
+		if api.CodeOf(err) == api.NotFound {
+			return unreachable
+		}
+		return err
+	}
+	return c.printOne(was, "%s has forgotten cluster %s; start lunard, and evict %s there if that was not done", was.Node, was.ID, was.Node)
 }
 
 // clusterSave shows the file only when it is whole.
@@ -151,20 +171,20 @@ func (c *cli) clusterSave(ctx context.Context, args []string) error {
 }
 
 func (c *cli) clusterRestore() *cobra.Command {
-	var o restore
+	var o offLine
+	var force bool
 	cmd := &cobra.Command{
 		Use: "restore FILE [--force]", Short: "Begin anew from a saved file, when most voters are lost for good",
 		Args: cobra.ExactArgs(1), DisableFlagsInUseLine: true,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			c.parsed = true
-			return c.restore(cmd.Context(), &o, args[0])
+			return c.restore(cmd.Context(), &o, force, args[0])
 		},
 	}
 	cmd.Long = "Put a saved file in the place of this node's database. lunard must not run here, nor on any other node of\n" +
 		"the cluster: they leave it with --force and join anew. The database before is kept beside it."
-	cmd.Flags().BoolVar(&o.force, "force", false, "over the database of another cluster, or of a node in no cluster")
-	cmd.Flags().StringVar(&o.config, "config", "", "configuration file of lunard (default: lunard's own)")
-	cmd.Flags().StringVar(&o.stateDir, "state-dir", "", "lunard's state directory (default: as configured)")
+	o.flags(cmd)
+	cmd.Flags().BoolVar(&force, "force", false, "over the database of another cluster, or of a node in no cluster")
 	return cmd
 }
 
