@@ -149,6 +149,9 @@ func (n *Node) EjectVolume(ctx context.Context, name string) error {
 		return api.Errorf(api.Busy, "volume %s is exported: %s maps LUN %d to it", name, m[0].Target, m[0].LUN).
 			WithHint("unmap its LUNs first: lunarctl target unmap %s %d", m[0].Target, m[0].LUN)
 	}
+	if err := n.coordinateHere(ctx, v); err != nil {
+		return err
+	}
 	if err := v.offLine(ctx, ejected); err != nil {
 		return refusal(err)
 	}
@@ -159,6 +162,19 @@ func (n *Node) EjectVolume(ctx context.Context, name string) error {
 		return refusal(err)
 	}
 	n.note(ctx, cluster.Event{Kind: "volume.eject", Volume: name, Text: fmt.Sprintf("volume %s on %s was ejected", name, n.record(v).Device)})
+	return nil
+}
+
+// coordinateHere moves a volume to this node, so that its end is in order: a coordinator elsewhere whose seat goes
+// shuts the file system down without writing its log.
+func (n *Node) coordinateHere(ctx context.Context, v *volumeState) error {
+	c := n.lastView(ctx).Seats[v.id].Coordinator
+	if c == nil || c.Node == n.name {
+		return nil
+	}
+	if _, err := n.MoveVolume(ctx, v.name(), n.name); err != nil {
+		return fmt.Errorf("this node has to coordinate the volume for that: %w", err)
+	}
 	return nil
 }
 

@@ -31,14 +31,14 @@ func TestTorture(t *testing.T) {
 	t.Logf("%v, LUNAR_SEED=%d", duration, seed)
 	b := newBenchFor(t, 3, duration+testLimit)
 	b.load()
-	struck := make([]atomic.Bool, len(b.Nodes))
+	strikes := make([]atomic.Int64, len(b.Nodes))
 	var orders []load.Order
 	for i, n := range b.Nodes {
-		orders = append(orders, load.Order{Name: n.Name, Client: n.API, Struck: &struck[i]})
+		orders = append(orders, load.Order{Name: n.Name, Client: n.API, Strikes: &strikes[i]})
 	}
 	clerk := load.NewClerk(b.fleet.Record, lab.ClusterVolume, seed, orders...)
 	b.fleet.Go(b.ctx, clerk.Run)
-	torturer := &torturer{b: b, random: rand.New(rand.NewPCG(seed, 3)), struck: struck, counts: map[string]int{}}
+	torturer := &torturer{b: b, random: rand.New(rand.NewPCG(seed, 3)), strikes: strikes, counts: map[string]int{}}
 	torturer.run(time.Now().Add(duration))
 	b.finish()
 	for _, n := range b.Nodes {
@@ -52,11 +52,11 @@ func TestTorture(t *testing.T) {
 }
 
 type torturer struct {
-	b      *bench
-	random *rand.Rand
-	struck []atomic.Bool
-	counts map[string]int
-	began  time.Time
+	b       *bench
+	random  *rand.Rand
+	strikes []atomic.Int64
+	counts  map[string]int
+	began   time.Time
 }
 
 // blow is a fault and its end.
@@ -122,7 +122,7 @@ func (t *torturer) strike(i int, w blow) {
 	n := t.b.Nodes[i]
 	at := time.Since(t.began).Round(time.Millisecond)
 	t.counts[w.name]++
-	t.struck[i].Store(true)
+	t.strikes[i].Add(1)
 	err := w.do(t.b.ctx, n)
 	time.Sleep(t.upTo(4 * time.Second))
 	if err == nil {
@@ -131,7 +131,7 @@ func (t *torturer) strike(i int, w blow) {
 	if err != nil {
 		t.b.t.Fatalf("%v: %s of %s: %v", at, w.name, n.Name, err)
 	}
-	t.struck[i].Store(false)
+	t.strikes[i].Add(1)
 	t.b.fleet.GoHome()
 	if testing.Verbose() {
 		t.b.t.Logf("%v: %s of %s, over after %v", at, w.name, n.Name, (time.Since(t.began) - at).Round(time.Millisecond))

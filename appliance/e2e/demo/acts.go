@@ -67,7 +67,10 @@ func (s *show) perform(ctx context.Context, a act) error {
 	if err := a.undo(ctx, about); err != nil {
 		return err
 	}
-	s.struck.Store(nil)
+	if s.struck != nil {
+		s.strikes[s.struck].Add(1)
+		s.struck = nil
+	}
 	say("  %-26s %s after %s\n", "", about.Name+" is whole again", ms(time.Since(back)))
 	return nil
 }
@@ -99,7 +102,8 @@ func (s *show) strike(ctx context.Context, blow func(*lab.ClusterNode) error) (*
 	if err != nil {
 		return nil, "", err
 	}
-	s.struck.Store(old)
+	s.strikes[old].Add(1)
+	s.struck = old
 	began := time.Now()
 	if err := blow(old); err != nil {
 		return old, "", err

@@ -7,9 +7,7 @@ import (
 	"os"
 	"strings"
 	"sync/atomic"
-	"time"
 
-	"lunar/appliance/api"
 	"lunar/appliance/e2e/cluster/load"
 	"lunar/appliance/e2e/lab"
 )
@@ -19,7 +17,8 @@ type show struct {
 	cluster *lab.Cluster
 	fleet   *load.Fleet
 	failed  []error
-	struck  atomic.Pointer[lab.ClusterNode] // whose own commands may fail now
+	struck  *lab.ClusterNode
+	strikes map[*lab.ClusterNode]*atomic.Int64 // odd: its own commands may fail now
 }
 
 const imageSize = 256 << 20
@@ -75,9 +74,9 @@ func (s *show) run(ctx context.Context) error {
 	s.fleet = load.NewFleet(lab.ClusterTarget, paths...)
 	s.fleet.Start(ctx)
 	defer s.fleet.Abandon()
-	s.fleet.Go(ctx, s.meta)
-	fmt.Println("Initiators write and check 4 KiB blocks through all nodes, over written and unwritten space, while images are made")
-	fmt.Println("and deleted. Longest time of one command at the initiators of the nodes that were not touched:")
+	s.fleet.Go(ctx, s.clerk().Run)
+	fmt.Println("Initiators write and check 4 KiB blocks through all nodes, over written and unwritten space, while images are made,")
+	fmt.Println("cloned, resized and deleted. Longest time of one command at the initiators of the nodes that were not touched:")
 	fmt.Println()
 	fmt.Printf("  %-26s %-22s %9s %11s %10s %9s\n", "EVENT", "WHAT FOLLOWED", "DIRECT", "REDIRECTED", "METADATA", "MACHINE")
 	for _, a := range s.acts() {
@@ -107,45 +106,15 @@ func (s *show) end(ctx context.Context) error {
 	return errors.Join(append(s.failed, s.fleet.Record.Errors()...)...)
 }
 
-// meta makes, clones, resizes and deletes an image over and over, at one node after the other.
-func (s *show) meta(ctx context.Context, stop <-chan struct{}) error {
-	for n := 0; ; n++ {
-		select {
-		case <-stop:
-			return nil
-		case <-time.After(20 * time.Millisecond):
-		}
-		node := s.cluster.Nodes[n%len(s.cluster.Nodes)]
-		if err := s.metaRound(ctx, node, fmt.Sprintf("%s/round-%d", lab.ClusterVolume, n)); err != nil {
-			return err
-		}
+// clerk gives orders about images to all nodes.
+func (s *show) clerk() *load.Clerk {
+	var orders []load.Order
+	s.strikes = map[*lab.ClusterNode]*atomic.Int64{}
+	for _, n := range s.cluster.Nodes {
+		s.strikes[n] = new(atomic.Int64)
+		orders = append(orders, load.Order{Name: n.Name, Client: n.API, Strikes: s.strikes[n]})
 	}
-}
-
-// metaRound forgives a node that was struck: its orders were to be given to another one.
-func (s *show) metaRound(ctx context.Context, n *lab.ClusterNode, image string) error {
-	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
-	defer cancel()
-	for _, do := range []func() error{
-		func() error {
-			_, err := n.API.CreateImage(ctx, api.CreateImage{Image: image, Size: 1 << 20})
-			return err
-		},
-		func() error { _, err := n.API.ChangeImage(ctx, image, api.ChangeImage{Size: 2 << 20}); return err },
-		func() error { return n.API.DeleteImage(ctx, image, true) },
-	} {
-		forgiven := s.struck.Load() == n
-		o := s.fleet.Record.Begin(load.Metadata, n.Name)
-		if err := do(); err != nil {
-			s.fleet.Record.Drop(o)
-			if forgiven || s.struck.Load() == n {
-				return nil
-			}
-			return fmt.Errorf("node %s: %s: %w", n.Name, image, err)
-		}
-		s.fleet.Record.End(o, load.Metadata, n.Name)
-	}
-	return nil
+	return load.NewClerk(s.fleet.Record, lab.ClusterVolume, 1, orders...)
 }
 
 func say(format string, args ...any) { fmt.Fprintf(os.Stdout, format, args...) }

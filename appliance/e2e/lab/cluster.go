@@ -314,12 +314,14 @@ func (n *ClusterNode) AwaitState(ctx context.Context, want api.State, limit time
 	})
 }
 
-// Eject takes the targets and the volume away, as an operator would, so that the file system is clean.
+// Eject takes the targets and the volume away, by orders to a node that does not coordinate it; the file system is
+// clean after it.
 func (c *Cluster) Eject(ctx context.Context) error {
-	n, err := c.Coordinator(ctx)
+	coordinator, err := c.Coordinator(ctx)
 	if err != nil {
 		return err
 	}
+	n := c.Others(coordinator)[0]
 	all, err := n.API.Targets(ctx)
 	if err != nil {
 		return err

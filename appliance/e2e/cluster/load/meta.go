@@ -15,8 +15,8 @@ import (
 type Order struct {
 	Name   string
 	Client *api.Client
-	// Struck is set while the node may fail to do what it is told.
-	Struck *atomic.Bool
+	// Strikes counts the begins and the ends of times in which the node may fail to do what it is told.
+	Strikes *atomic.Int64
 }
 
 // Clerk gives orders about images of its own, to all nodes, and knows what has to be there.
@@ -137,7 +137,7 @@ func (c *Clerk) order(ctx context.Context, what string, do func(context.Context,
 	ctx, cancel := context.WithTimeout(ctx, orderLimit)
 	defer cancel()
 	o := c.nodes[c.random.IntN(len(c.nodes))]
-	forgiven := o.Struck.Load()
+	strikes := o.Strikes.Load()
 	begun := c.record.Begin(Metadata, o.Name)
 	err = do(ctx, o.Client)
 	if err == nil {
@@ -147,7 +147,7 @@ func (c *Clerk) order(ctx context.Context, what string, do func(context.Context,
 	}
 	c.record.Drop(begun)
 	c.Unknown++
-	if forgiven || o.Struck.Load() || errors.Is(ctx.Err(), context.Canceled) {
+	if strikes%2 != 0 || o.Strikes.Load() != strikes || errors.Is(ctx.Err(), context.Canceled) {
 		return false, nil
 	}
 	return false, fmt.Errorf("node %s: %s: after %v: %w", o.Name, what, time.Since(begun.Start).Round(time.Millisecond), err)
