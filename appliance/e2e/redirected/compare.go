@@ -18,9 +18,32 @@ import (
 
 type options struct {
 	dir, only, peer, profile string
-	tls, blocking            bool
+	tls, blocking, veth      bool
 	rounds                   int
 	time                     time.Duration
+}
+
+// site is where the servers run: an address, and what to run a command there.
+type site struct {
+	address string
+	command []string
+}
+
+// site is this network namespace, or a host behind a bridge.
+func (o options) site(ctx context.Context, l *lab.Lab) (site, error) {
+	if !o.veth {
+		return site{address: "127.0.0.1"}, nil
+	}
+	n, err := l.Network(ctx)
+	if err != nil {
+		return site{}, err
+	}
+	h, err := l.Host(ctx, "server")
+	if err != nil {
+		return site{}, err
+	}
+	a, err := h.Join(ctx, n, 1)
+	return site{a.String(), []string{"ip", "netns", "exec", h.Namespace}}, err
 }
 
 // server is one of those that are compared.
@@ -48,12 +71,16 @@ func (o options) run(ctx context.Context) (err error) {
 			return err
 		}
 	}
-	ours, err := o.ours(l, keys)
+	at, err := o.site(ctx, l)
+	if err != nil {
+		return err
+	}
+	ours, err := o.ours(l, at, keys)
 	if err != nil {
 		return err
 	}
 	defer ours.client.Close() //nolint:errcheck // returns nil
-	peer, err := o.qemu(ctx, l, keys)
+	peer, err := o.qemu(ctx, l, at, keys)
 	if err != nil {
 		return err
 	}
@@ -62,16 +89,16 @@ func (o options) run(ctx context.Context) (err error) {
 }
 
 // start starts a server and connects to it.
-func start(l *lab.Lab, name, keys string, argv func(port string) []string) (*server, error) {
+func start(l *lab.Lab, at site, name, keys string, argv func(port string) []string) (*server, error) {
 	port, err := lab.FreePort()
 	if err != nil {
 		return nil, err
 	}
-	p, err := l.Start(argv(strconv.Itoa(port))...)
+	p, err := l.Start(append(slices.Clone(at.command), argv(strconv.Itoa(port))...)...)
 	if err != nil {
 		return nil, err
 	}
-	address := net.JoinHostPort("127.0.0.1", strconv.Itoa(port))
+	address := net.JoinHostPort(at.address, strconv.Itoa(port))
 	if err := lab.Poll(20*time.Second, func() error {
 		c, err := net.Dial("tcp", address)
 		if err == nil {
@@ -91,7 +118,7 @@ func start(l *lab.Lab, name, keys string, argv func(port string) []string) (*ser
 	return &server{name, p.PID(), c}, err
 }
 
-func (o options) ours(l *lab.Lab, keys string) (*server, error) {
+func (o options) ours(l *lab.Lab, at site, keys string) (*server, error) {
 	loop, err := l.Loop("ours", 1<<30)
 	if err != nil {
 		return nil, err
@@ -100,8 +127,8 @@ func (o options) ours(l *lab.Lab, keys string) (*server, error) {
 	if err != nil {
 		return nil, err
 	}
-	return start(l, "lunar", keys, func(port string) []string {
-		argv := []string{self, "-serve", loop.Path, "-listen", "127.0.0.1:" + port, "-keys", keys, "-blocking=" + strconv.FormatBool(o.blocking)}
+	return start(l, at, "lunar", keys, func(port string) []string {
+		argv := []string{self, "-serve", loop.Path, "-listen", net.JoinHostPort(at.address, port), "-keys", keys, "-blocking=" + strconv.FormatBool(o.blocking)}
 		if o.profile != "" {
 			if path, err := filepath.Abs(o.profile); err == nil {
 				argv = append(argv, "-profile", path)
@@ -112,7 +139,7 @@ func (o options) ours(l *lab.Lab, keys string) (*server, error) {
 }
 
 // qemu serves a file that is all written, too.
-func (o options) qemu(ctx context.Context, l *lab.Lab, keys string) (*server, error) {
+func (o options) qemu(ctx context.Context, l *lab.Lab, at site, keys string) (*server, error) {
 	loop, err := l.Loop("peer", 1<<30)
 	if err != nil {
 		return nil, err
@@ -125,8 +152,8 @@ func (o options) qemu(ctx context.Context, l *lab.Lab, keys string) (*server, er
 	if _, err := lab.Run(ctx, "dd", "if=/dev/zero", "of="+file, "bs=1M", fmt.Sprintf("count=%d", imageSize>>20), "oflag=direct", "conv=fsync"); err != nil {
 		return nil, err
 	}
-	return start(l, "qemu-nbd", keys, func(port string) []string {
-		argv := []string{"qemu-nbd", "-f", "raw", "-t", "-e", "16", "-b", "127.0.0.1", "-p", port, "-x", "disk"}
+	return start(l, at, "qemu-nbd", keys, func(port string) []string {
+		argv := []string{"qemu-nbd", "-f", "raw", "-t", "-e", "16", "-b", at.address, "-p", port, "-x", "disk"}
 		argv = append(argv, strings.Fields(o.peer)...)
 		if keys != "" {
 			argv = append(argv, "--object", "tls-creds-x509,id=tls0,endpoint=server,verify-peer=yes,dir="+keys, "--tls-creds", "tls0")
@@ -138,7 +165,7 @@ func (o options) qemu(ctx context.Context, l *lab.Lab, keys string) (*server, er
 // compare runs every load on every server in turns, and prints medians, and medians of the ratios
 // within a round.
 func (o options) compare(ctx context.Context, servers []*server) error {
-	fmt.Printf("# %d rounds of %v, TLS %v, qemu-nbd %s\n", o.rounds, o.time, o.tls, o.peer)
+	fmt.Printf("# %d rounds of %v, TLS %v, veth %v, qemu-nbd %s\n", o.rounds, o.time, o.tls, o.veth, o.peer)
 	fmt.Printf("%-20s %-9s %9s %10s %10s %10s\n", "LOAD", "SERVER", "IOPS", "CPU-US/IO", "IOPS/QEMU", "CPU/QEMU")
 	for _, l := range loads {
 		if !strings.Contains(l.name, o.only) {

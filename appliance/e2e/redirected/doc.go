@@ -2,7 +2,7 @@
 // datapath/wire/nbd, and a file of the same size on a file system of the same kind, served by qemu-nbd,
 // through the same client, in turns.
 //
-//	appliance/bench/network.sh build/lab/redirected [-tls] [-engine] [-rounds N] [-time D] [-dir FOLDER]
+//	appliance/bench/network.sh build/lab/redirected [-tls] [-veth] [-blocking] [-rounds N] [-time D] [-dir FOLDER]
 //
 // It needs root, qemu-nbd, mkfs.xfs, and 2 GiB in FOLDER. It leaves nothing there.
 package main

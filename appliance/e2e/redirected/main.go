@@ -15,6 +15,7 @@ func main() {
 	var o options
 	flag.StringVar(&o.dir, "dir", "/dev/shm", "folder for the devices' files")
 	flag.BoolVar(&o.tls, "tls", false, "mutual TLS, for both")
+	flag.BoolVar(&o.veth, "veth", false, "servers in a network namespace of their own, behind a bridge; else loopback")
 	flag.IntVar(&o.rounds, "rounds", 3, "rounds; shown are medians")
 	flag.DurationVar(&o.time, "time", time.Second, "per load and server")
 	flag.StringVar(&o.only, "only", "", "only loads whose name has this")

@@ -3,6 +3,7 @@ package nbd_test
 import (
 	"bytes"
 	"context"
+	"encoding/binary"
 	"errors"
 	"sync"
 	"sync/atomic"
@@ -222,5 +223,35 @@ func TestOneAtATime(t *testing.T) {
 	}
 	if err := c.Read(ctx, p, 1<<20); !errors.Is(err, unix.EINVAL) {
 		t.Error(err)
+	}
+}
+
+// TestRequestsBeforeTheLast sends requests and DISC, or nonsense, in one piece: what came before DISC is executed,
+// and the server has its buffers back.
+func TestRequestsBeforeTheLast(t *testing.T) {
+	m := newMemory(1 << 20)
+	s := serve(t, nbd.Options{Open: always(m)})
+	for last, magic := range map[string]uint32{"DISC": request, "nonsense": 1} {
+		r := dialRaw(t, s.addr).begin()
+		want := pattern(8192, byte(magic))
+		var all bytes.Buffer
+		for i := range 2 {
+			for _, v := range []any{request, uint16(0), uint16(1), uint64(7), uint64(i * 4096), uint32(4096), want[i*4096:][:4096]} {
+				binary.Write(&all, be, v)
+			}
+		}
+		for _, v := range []any{magic, uint16(0), uint16(2), uint64(0), uint64(0), uint32(0)} {
+			binary.Write(&all, be, v)
+		}
+		r.say(all.Bytes())
+		if !r.closed() {
+			t.Error("the connection stays")
+		}
+		eventually(t, "the end", func() bool { return s.Connections() == 0 })
+		m.mu.Lock()
+		if magic == request && !bytes.Equal(m.data[:8192], want) {
+			t.Errorf("before %s: not executed", last)
+		}
+		m.mu.Unlock()
 	}
 }
