@@ -159,6 +159,9 @@ func TestSaveAndRestore(t *testing.T) {
 }
 
 func TestNodesAskEachOther(t *testing.T) {
+	if !apart(t) {
+		return
+	}
 	c := newNodes(t, 2)
 	ctx, one, two := t.Context(), c.all[0].client, c.all[1].client
 	c.share(t)
@@ -193,6 +196,9 @@ func TestNodesAskEachOther(t *testing.T) {
 }
 
 func TestLeaveAndComeBack(t *testing.T) {
+	if !apart(t) {
+		return
+	}
 	c := newNodes(t, 2)
 	ctx, one, two := t.Context(), c.all[0].client, c.all[1].client
 	c.share(t)
@@ -215,6 +221,9 @@ func TestLeaveAndComeBack(t *testing.T) {
 }
 
 func TestEvictANodeThatIsOff(t *testing.T) {
+	if !apart(t) {
+		return
+	}
 	c := newNodes(t, 3)
 	ctx, one, last := t.Context(), c.all[0].client, c.all[2]
 	c.share(t)
@@ -242,6 +251,9 @@ func TestEvictANodeThatIsOff(t *testing.T) {
 
 // TestEvictedNodeLivesOn: an eviction by order would end this process, which is the node's.
 func TestEvictedNodeLivesOn(t *testing.T) {
+	if !apart(t) {
+		return
+	}
 	c := newNodes(t, 3)
 	ctx, one := t.Context(), c.all[0].client
 	c.share(t)

@@ -66,6 +66,9 @@ func (c *nodes) stop() {
 }
 
 func TestThreeNodes(t *testing.T) {
+	if !apart(t) {
+		return
+	}
 	c := newNodes(t, 3)
 	defer c.stop()
 	first := c.all[0]
@@ -105,6 +108,9 @@ func TestThreeNodes(t *testing.T) {
 
 // A LUN that a cluster has not ejected is refused elsewhere; one that it has ejected is not.
 func TestVolumeOfAnotherCluster(t *testing.T) {
+	if !apart(t) {
+		return
+	}
 	c := newNodes(t, 1)
 	defer c.stop()
 	first, device := c.all[0], c.loops[0].Path
