@@ -27,20 +27,21 @@ const (
 
 // remote is the coordinator of a volume on another node.
 type remote struct {
-	node  string
-	epoch uint64
-	calls *wire.Client
-	data  *nbd.DataPath
+	node        string
+	epoch       uint64
+	incarnation uint64 // of this node, under which it speaks
+	calls       *wire.Client
+	data        *nbd.DataPath
 }
 
 // dial makes the way to a coordinator; it connects by itself.
 func (n *Node) dial(volumeID string, c cluster.Coordinator, address string) (_ *remote, err error) {
-	r := &remote{node: c.Node, epoch: c.Epoch}
+	self, incarnation := protocol.NodeID(n.name), n.incarnation.Load()
+	r := &remote{node: c.Node, epoch: c.Epoch, incarnation: incarnation}
 	tls, err := n.db.ClientTLS(c.Node)
 	if err != nil {
 		return nil, err
 	}
-	self, incarnation := protocol.NodeID(n.name), n.incarnation.Load()
 	r.data, err = nbd.NewDataPath(nbd.DataPathOptions{
 		Address: net.JoinHostPort(address, strconv.Itoa(nbdPort)), TLS: tls, Volume: volumeID,
 		Node: self, Incarnation: incarnation, Log: n.log,
@@ -100,7 +101,7 @@ func (s *seat) follow(ctx context.Context) error {
 		return nil
 	case c.Node == s.node.name || !mounted(c.State):
 		return nil // its own seat: news will come
-	case s.remote != nil && s.remote.epoch == c.Epoch && p.vol.Status().Epoch == c.Epoch && !p.vol.Status().Orphan:
+	case s.remote != nil && s.remote.epoch == c.Epoch && s.remote.incarnation == s.node.incarnation.Load() && p.vol.Status().Epoch == c.Epoch && !p.vol.Status().Orphan:
 		return nil
 	}
 	return s.followRemote(ctx, p.vol, *c)

@@ -303,6 +303,9 @@ func (n *Node) resumeIO(ctx context.Context) {
 		} else {
 			p.vol.Resume(volume.LeaseLost | volume.Fenced)
 		}
+		if s := v.seat.Load(); s != nil {
+			s.kick() // the coordinator may have counted the earlier incarnation out: it is followed anew
+		}
 		release()
 	}
 }
