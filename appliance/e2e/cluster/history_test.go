@@ -56,14 +56,14 @@ func registerModel() porcupine.Model {
 		Partition: func(history []porcupine.Operation) [][]porcupine.Operation {
 			out := make([][]porcupine.Operation, registers)
 			for _, o := range history {
-				r := o.Input.(access).register //nolint:errcheck // ours
+				r := o.Input.(access).register
 				out[r] = append(out[r], o)
 			}
 			return out
 		},
 		Init: func() any { return uint64(0) },
 		Step: func(state, input, output any) (bool, any) {
-			return input.(access).step(state.(uint64), output.(outcome)) //nolint:errcheck // ours
+			return input.(access).step(state.(uint64), output.(outcome))
 		},
 		DescribeOperation: func(input, output any) string { return fmt.Sprintf("%+v → %+v", input, output) },
 	}

@@ -178,17 +178,6 @@ func not(n *lab.ClusterNode) func(string) bool {
 	return func(path string) bool { return path != n.Name }
 }
 
-// first fails the test if it took longer than limit after the event until a redirected operation was done.
-func (w window) first(limit time.Duration) {
-	w.b.t.Helper()
-	took := w.b.fleet.Record.First(load.Redirected, w.from)
-	late := w.b.fleet.Record.Longest(load.Machine, w.from, time.Now(), nil).Took
-	w.b.t.Logf("redirected: the first that had to wait was done after %v; bar %v", took.Round(time.Millisecond), limit)
-	if took > limit+late {
-		w.b.t.Errorf("no redirected operation within %v, the bar is %v", took, limit)
-	}
-}
-
 // hands is how many processes and threads a command goes through, each of which this machine may let wait.
 const hands = 4
 

@@ -4,7 +4,6 @@ import (
 	"context"
 	"fmt"
 	"os"
-	"path/filepath"
 	"strconv"
 	"strings"
 	"time"
@@ -137,7 +136,7 @@ func use(pids []int) (first, others int64, cpu float64) {
 // processUse is a process's resident memory, in bytes, and its CPU time so far, in seconds; proc(5).
 func processUse(pid int) (rss int64, cpu float64) {
 	const ticks = 100 // per second, in every Linux
-	text, err := os.ReadFile(filepath.Join("/proc", strconv.Itoa(pid), "stat"))
+	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
 	if err != nil {
 		return 0, 0
 	}

@@ -129,7 +129,7 @@ func (c *Cluster) node(ctx context.Context, i int, path *Loop, extra string) (*C
 	if err != nil {
 		return nil, err
 	}
-	c.lab.own(func() error { return host.clear(context.Background()) })
+	c.lab.own(func() error { return host.clear(context.Background()) }) //nolint:contextcheck // at the lab's end
 	n := &ClusterNode{Host: host, Path: path, Name: name, cluster: c}
 	n.Lunard, err = c.lab.Lunard(ctx, Config{
 		Name: name, Host: host, Address: address.String(), Port: portalPort,
