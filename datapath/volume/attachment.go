@@ -17,6 +17,7 @@ import (
 type attachment struct {
 	im     *Image
 	epoch  uint64
+	by     Coordinator   // that numbered the holder: another connection numbers anew, in the same epoch too
 	pauses uint64        // of the volume, when it was asked for
 	call   protocol.Call // set with holder, before it counts
 	holder protocol.HolderID
@@ -141,7 +142,7 @@ func (a *attachment) begin(g protocol.Grant, holder protocol.HolderID) error {
 }
 
 func (im *Image) attachment(t *term) *attachment {
-	return &attachment{im: im, epoch: t.epoch, pauses: im.v.pauses.Load()}
+	return &attachment{im: im, epoch: t.epoch, by: t.c, pauses: im.v.pauses.Load()}
 }
 
 // attachLimit bounds one try to attach an open image to a new coordinator: the others wait for it.
@@ -154,7 +155,7 @@ func (im *Image) attach(ctx context.Context, t *term) error {
 	}
 	defer im.give()
 	before := im.at.Load()
-	if before == nil || before.epoch == t.epoch && !im.astray.Load() {
+	if before == nil || before.epoch == t.epoch && before.by == t.c && !im.astray.Load() {
 		return nil // closed, or gone, or done
 	}
 	limited, cancel := context.WithTimeout(ctx, attachLimit)
@@ -176,7 +177,7 @@ func (im *Image) attach(ctx context.Context, t *term) error {
 		a.leave()
 		return errors.Join(err, detach(limited, t, g, holder))
 	}
-	if before.epoch == t.epoch { // what the coordinator still thinks that this node holds
+	if before.epoch == t.epoch && before.by == t.c { // what the coordinator still thinks that this node holds
 		_ = t.c.Detach(limited, before.call, before.holder)
 	}
 	im.arrived()

@@ -83,7 +83,7 @@ func (v *Volume) departed(ctx context.Context, t *term) {
 	v.departs = nil
 	v.mu.Unlock()
 	for _, a := range all {
-		if a.epoch != t.epoch {
+		if a.epoch != t.epoch || a.by != t.c {
 			continue
 		}
 		if err := t.c.Detach(ctx, a.call, a.holder); err != nil {

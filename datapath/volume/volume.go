@@ -172,7 +172,8 @@ func (v *Volume) knownAs(path string) *Image {
 }
 
 // depart tells the coordinator that an attachment has ended; later, when there is none now but it may
-// come back. A coordinator of another term knows nothing of it.
+// come back. A coordinator of another term, or by another
+// connection, knows nothing of it.
 func (v *Volume) depart(ctx context.Context, a *attachment) error {
 	v.mu.Lock()
 	t := v.term.Load()
@@ -184,7 +185,7 @@ func (v *Volume) depart(ctx context.Context, a *attachment) error {
 		return nil
 	}
 	return v.ask(ctx, func(ctx context.Context, t *term, _ bool) error {
-		if t.epoch != a.epoch {
+		if t.epoch != a.epoch || t.c != a.by {
 			return nil
 		}
 		return t.c.Detach(ctx, a.call, a.holder)

@@ -148,3 +148,33 @@ func (b *bench) mendPath(n *lab.ClusterNode) {
 		b.t.Errorf("node %s was direct only %v after its path was back", n.Name, took)
 	}
 }
+
+// TestFollowerLosesNetwork cuts a node that is not the coordinator off until it is counted out, and has it back:
+// its daemon lives on, under another session, and does all that it did before.
+func TestFollowerLosesNetwork(t *testing.T) {
+	b := newBench(t, 3)
+	b.load()
+	time.Sleep(time.Second)
+	coordinator, err := b.Coordinator(b.ctx)
+	check(t, err)
+	victim := b.Others(coordinator)[0]
+	w := b.open()
+	check(t, victim.CutNetwork(b.ctx))
+	time.Sleep(4500 * time.Millisecond)
+	w.bar(load.Direct, directBar, not(victim))
+	check(t, victim.MendNetwork(b.ctx))
+	w = b.open()
+	check(t, victim.Revive(b.ctx, 2*time.Second))
+	check(t, victim.AwaitState(b.ctx, api.Direct, 5*time.Second))
+	_, err = victim.API.CreateImage(b.ctx, api.CreateImage{Image: lab.ClusterVolume + "/by-" + victim.Name, Size: mib})
+	check(t, err)
+	took := time.Since(w.from)
+	t.Logf("%s: direct, and did as it was told, %v after its network was back", victim.Name, took.Round(time.Millisecond))
+	if took > 8*time.Second {
+		t.Errorf("%s was of use only %v after its network was back", victim.Name, took)
+	}
+	b.fleet.GoHome()
+	time.Sleep(time.Second)
+	b.finish()
+	b.clean()
+}

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"fmt"
+	"time"
 )
 
 // Churner keeps the coordinator busy: it writes to a hole, looks at it through another path,
@@ -51,15 +52,19 @@ func (c *Churner) round(ctx context.Context, block int) error {
 		return err
 	}
 	cdb, list := Unmap(w.offset(block), chunk)
+	asked := time.Now()
 	if _, err := w.disk.Do(ctx, Redirected, cdb, list, 0); err != nil {
 		return err
 	}
+	done := time.Now()
 	data, err := w.other.Do(ctx, Redirected, Read(w.offset(block), Block), nil, Block)
 	if err != nil {
 		return err
 	}
 	if !bytes.Equal(data, make([]byte, Block)) {
-		return fmt.Errorf("block %d does not read as zeroes through %s after UNMAP through %s: %s", block, w.other.At(), w.disk.At(), describe(data))
+		again, err := w.disk.Do(ctx, Redirected, Read(w.offset(block), Block), nil, Block)
+		return fmt.Errorf("block %d does not read as zeroes through %s after UNMAP through %s, asked for at %v, done at %v, read until %v: %s; then through %s: %s (%v)",
+			block, w.other.At(), w.disk.At(), asked, done, time.Now(), describe(data[:Sector]), w.disk.At(), describe(again), err)
 	}
 	return nil
 }
