@@ -57,7 +57,7 @@ func (s *show) perform(ctx context.Context, a act) error {
 	to, record := time.Now(), s.fleet.Record
 	longest := func(k load.Kind) time.Duration { return record.Longest(k, from, to, others).Took }
 	late := record.Longest(load.Machine, from, to, nil).Took
-	say("  %-26s %-22s %9s %11s %10s %9s\n", a.name, followed, ms(longest(load.Direct)), ms(longest(load.Redirected)), ms(longest(load.Metadata)), ms(late))
+	fmt.Printf("  %-26s %-22s %9s %11s %10s %9s\n", a.name, followed, ms(longest(load.Direct)), ms(longest(load.Redirected)), ms(longest(load.Metadata)), ms(late))
 	s.judge(a.name, load.Direct, longest(load.Direct), directBar+hands*late)
 	s.judge(a.name, load.Redirected, longest(load.Redirected), a.redirected+hands*late)
 	if about == nil {
@@ -71,7 +71,7 @@ func (s *show) perform(ctx context.Context, a act) error {
 		s.strikes[s.struck].Add(1)
 		s.struck = nil
 	}
-	say("  %-26s %s after %s\n", "", about.Name+" is whole again", ms(time.Since(back)))
+	fmt.Printf("  %-26s %s after %s\n", "", about.Name+" is whole again", ms(time.Since(back)))
 	return nil
 }
 

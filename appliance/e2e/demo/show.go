@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"os"
 	"strings"
 	"sync/atomic"
 
@@ -116,5 +115,3 @@ func (s *show) clerk() *load.Clerk {
 	}
 	return load.NewClerk(s.fleet.Record, lab.ClusterVolume, 1, orders...)
 }
-
-func say(format string, args ...any) { fmt.Fprintf(os.Stdout, format, args...) }
