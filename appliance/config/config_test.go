@@ -44,7 +44,6 @@ func TestParseAllKeys(t *testing.T) {
 const full = `state_dir = "/s"
 storage.devices = ["/dev/mapper/lun*"]
 storage.shared_kernel = true
-cluster.lease = "5s"
 fence.agent = ["/usr/sbin/fence", "-x"]
 fence.agent_timeout = "9s"
 fence.in_flight = "2s"
@@ -70,6 +69,7 @@ deadline = "5s"
 [cluster]
 address = "192.0.2.1"
 profile = "fast"
+lease = "5s"
 role = "witness"
 endpoints = ["https://192.0.2.2:2379"]
 ca_file = "/ca"
