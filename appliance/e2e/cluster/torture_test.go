@@ -14,7 +14,7 @@ import (
 	"lunar/appliance/e2e/lab"
 )
 
-const shortTorture = 8 * time.Second
+const shortTorture = 4 * time.Second
 
 // TestTorture strikes nodes at random, one at a time, with writers through all of them and images made, cloned,
 // resized and deleted: nothing that was acknowledged is lost. LUNAR_MINUTES is how long, LUNAR_SEED repeats a
