@@ -114,19 +114,40 @@ func (s *seat) followRemote(ctx context.Context, vol *volume.Volume, c cluster.C
 	if !ok {
 		return fmt.Errorf("volume %s: its coordinator %s is no member that is known here", s.name(), c.Node)
 	}
+	limited, cancel := s.whileSeen(ctx, c)
+	defer cancel()
+	was := s.remote
+	if was.is(c, s.node.incarnation.Load()) {
+		return s.followBy(limited, vol, c, was)
+	}
+	if was != nil && was.epoch == c.Epoch {
+		// A Hello of another incarnation ends at the coordinator what this node holds: nothing may be under
+		// way by it then.
+		if err := vol.Suspend(limited, volume.InitialisingLayout); err != nil {
+			return err
+		}
+		defer vol.Resume(volume.InitialisingLayout)
+	}
 	next, err := s.node.dial(s.v.id, c, address)
 	if err != nil {
 		return fmt.Errorf("volume %s: coordinator %s: %w", s.name(), c.Node, err)
 	}
-	limited, cancel := s.whileSeen(ctx, c)
-	defer cancel()
-	err = vol.Follow(limited, next.calls)
-	s.countedOut(err, c)
-	was := s.remote
+	err = s.followBy(limited, vol, c, next)
 	s.remote = next // also after an error: the volume may have attached some images there
 	if was != nil {
 		err = errors.Join(err, was.close())
 	}
+	return err
+}
+
+// is tells whether it is the way to that coordinator, under that incarnation of this node.
+func (r *remote) is(c cluster.Coordinator, incarnation uint64) bool {
+	return r != nil && r.node == c.Node && r.epoch == c.Epoch && r.incarnation == incarnation
+}
+
+func (s *seat) followBy(ctx context.Context, vol *volume.Volume, c cluster.Coordinator, r *remote) error {
+	err := vol.Follow(ctx, r.calls)
+	s.countedOut(err, c)
 	return err
 }
 
