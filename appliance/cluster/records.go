@@ -14,6 +14,7 @@ type Volume struct {
 	FileSystem    string    `json:"fileSystem"`              // xfs or ext4
 	Epoch         uint64    `json:"epoch"`                   // number of the present coordinator's term
 	AllowUnfenced bool      `json:"allowUnfenced,omitempty"` // several nodes may use it although its LUN has no reservations
+	Ejecting      bool      `json:"ejecting,omitempty"`      // no node takes it any more
 	Redirected    []string  `json:"redirected,omitempty"`
 	Created       time.Time `json:"created"`
 }

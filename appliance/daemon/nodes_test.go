@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"runtime"
 	"sync"
@@ -103,6 +104,15 @@ func TestThreeNodes(t *testing.T) {
 	}
 	for _, b := range c.all {
 		must(t, qemuIO(t, b.portal(), "", "read -P 11 8M 1M", "read -P 12 9M 1M", "read -P 13 10M 1M", "read -P 3 2M 1M"))
+	}
+	must(t, first.client.Unmap(ctx, iqn, 0))
+	must(t, first.client.EjectVolume(ctx, "Volume1")) // from a node that does not coordinate it
+	must(t, exec.Command("xfs_repair", "-n", c.loops[0].Path).Run())
+	for _, b := range c.all {
+		eventually(t, 10*time.Second, "the volume is gone on every node", func() bool {
+			all, err := b.client.Volumes(ctx)
+			return err == nil && len(all) == 0
+		})
 	}
 }
 

@@ -116,6 +116,11 @@ func (n *Node) addVolumeOf(ctx context.Context, r cluster.Volume) {
 }
 
 func (n *Node) updateVolume(ctx context.Context, v *volumeState, r cluster.Volume) error {
+	if r.Ejecting {
+		if err := v.offLine(ctx, "it is being ejected"); err != nil {
+			return err
+		}
+	}
 	n.mu.Lock()
 	redirected := v.record.RedirectedOn(n.name) != r.RedirectedOn(n.name)
 	v.record = r

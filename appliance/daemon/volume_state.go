@@ -109,6 +109,10 @@ func (n *Node) onLine(ctx context.Context, v *volumeState) error {
 		return err
 	}
 	record := n.record(v)
+	if record.Ejecting {
+		v.set(nil, "it is being ejected; if that was cut short, eject it again")
+		return api.Errorf(api.Unavailable, "volume %s is being ejected", record.Name)
+	}
 	p, err := n.openVolume(ctx, record)
 	if err != nil {
 		v.set(nil, err.Error())

@@ -152,11 +152,16 @@ func (n *Node) EjectVolume(ctx context.Context, name string) error {
 	if err := n.coordinateHere(ctx, v); err != nil {
 		return err
 	}
-	if err := v.offLine(ctx, ejected); err != nil {
-		return refusal(err)
+	if err := n.lastOne(ctx, v); err != nil {
+		return refusal(errors.Join(err, n.ejecting(context.WithoutCancel(ctx), v, false)))
 	}
-	if err := n.db.RemoveVolume(ctx, v.id); err != nil {
-		return refusal(errors.Join(err, n.onLine(context.WithoutCancel(ctx), v)))
+	err = v.offLine(ctx, ejected)
+	if err == nil {
+		err = n.db.RemoveVolume(ctx, v.id)
+	}
+	if err != nil {
+		ctx = context.WithoutCancel(ctx)
+		return refusal(errors.Join(err, n.ejecting(ctx, v, false), n.onLine(ctx, v)))
 	}
 	if err := errors.Join(n.forget(v.id), n.awaitVacant(ctx, v.id)); err != nil {
 		return refusal(err)
@@ -176,6 +181,49 @@ func (n *Node) coordinateHere(ctx context.Context, v *volumeState) error {
 		return fmt.Errorf("this node has to coordinate the volume for that: %w", err)
 	}
 	return nil
+}
+
+// ejecting records that no node is to take the volume, or that it may again.
+func (n *Node) ejecting(ctx context.Context, v *volumeState, on bool) error {
+	record, err := n.db.UpdateVolume(ctx, v.id, func(r *cluster.Volume) error { r.Ejecting = on; return nil })
+	if err != nil {
+		return err
+	}
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	v.record = record
+	return nil
+}
+
+// lastOne returns when no other node takes part in the volume, so that none mounts it after this one.
+func (n *Node) lastOne(ctx context.Context, v *volumeState) error {
+	if err := n.ejecting(ctx, v, true); err != nil {
+		return err
+	}
+	ctx, cancel := context.WithTimeout(ctx, coordinatorLimit)
+	defer cancel()
+	tick := time.NewTicker(20 * time.Millisecond)
+	defer tick.Stop()
+	for {
+		view, err := n.membership.Load().elections.View(ctx)
+		if err != nil {
+			return err
+		}
+		other := ""
+		for _, p := range view.Nodes {
+			if _, takesPart := p.Paths[v.id]; takesPart && p.Node != n.name {
+				other = p.Node
+			}
+		}
+		if other == "" {
+			return nil
+		}
+		select {
+		case <-tick.C:
+		case <-ctx.Done():
+			return fmt.Errorf("node %s still uses volume %s: %w", other, v.name(), ctx.Err())
+		}
+	}
 }
 
 // awaitVacant returns when no node has the volume mounted any more.
