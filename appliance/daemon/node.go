@@ -35,6 +35,7 @@ type Node struct {
 	jobs         jobs
 
 	membership  atomic.Pointer[membership]
+	stopping    atomic.Bool   // the daemon ends
 	incarnation atomic.Uint64 // of the session, its last one while there is none
 
 	// What the configuration says of this node among others.

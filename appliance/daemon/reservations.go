@@ -182,6 +182,9 @@ func (s *reservationStore) forget(ctx context.Context, naa string) {
 	delete(s.last, naa)
 	delete(s.turn, naa)
 	s.mu.Unlock()
+	if s.node.stopping.Load() {
+		return // the end of the session tells
+	}
 	if m := s.node.membership.Load(); m != nil && m.shared {
 		if err := m.session.LeaveReservations(ctx, naa); err != nil {
 			s.node.log.Warn("the other nodes were not told", "error", err)

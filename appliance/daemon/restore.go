@@ -142,6 +142,7 @@ func (n *Node) absentLUNs() func(yield func(*target, *lun) bool) {
 
 // quiesce takes every LUN off line and unmounts every volume; no session is left.
 func (n *Node) quiesce(ctx context.Context) error {
+	n.stopping.Store(true)
 	end, err := n.begin(ctx)
 	if err != nil {
 		return err
