@@ -154,6 +154,7 @@ func (d *Daemon) serve(l net.Listener, h http.Handler) *http.Server {
 // openMembership takes this node's place in the cluster, also in one of its own.
 func (d *Daemon) openMembership(ctx context.Context) error {
 	n := d.node
+	n.witness = d.config.Cluster.Role == config.RoleWitness
 	n.clusterAddress, n.lease, n.storage = d.config.Cluster.Address, time.Duration(d.config.Cluster.Lease), d.config.Storage
 	n.inFlight, n.sharesKernel = time.Duration(d.config.Fence.InFlight), d.config.Storage.SharedKernel
 	n.fenceAgent = fence.AgentOptions{Command: d.config.Fence.Agent, Timeout: time.Duration(d.config.Fence.AgentTimeout)}

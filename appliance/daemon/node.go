@@ -40,6 +40,7 @@ type Node struct {
 
 	// What the configuration says of this node among others.
 	stateDir       string
+	witness        bool // it only votes: no volume, no target
 	clusterAddress string
 	lease          time.Duration // of its session
 	portals        []net.Addr

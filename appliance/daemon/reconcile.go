@@ -42,6 +42,9 @@ func (n *Node) keepReconciled(ctx context.Context) {
 }
 
 func (n *Node) reconcile(ctx context.Context) error {
+	if n.witness {
+		return nil
+	}
 	end, err := n.begin(ctx)
 	if err != nil {
 		return err

@@ -21,6 +21,9 @@ func (n *Node) restore(ctx context.Context) error {
 		return err
 	}
 	defer end()
+	if n.witness {
+		return nil
+	}
 	if err := n.db.SweepReservations(ctx); err != nil {
 		return err
 	}
