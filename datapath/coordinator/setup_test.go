@@ -116,6 +116,8 @@ func (v *volume) meta() protocol.Meta {
 func (v *volume) attach(t testing.TB, path string) *open {
 	t.Helper()
 	h := &holder{}
+	h.mu.Lock() // a recall that comes before the view is there waits for it
+	defer h.mu.Unlock()
 	g, id, err := v.Attach(ctx, "n1", path, h)
 	if err != nil {
 		t.Fatal(err)
