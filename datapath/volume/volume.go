@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	"lunar/datapath/layout/protocol"
 	"lunar/datapath/uring"
@@ -295,9 +296,25 @@ func (v *Volume) Rename(ctx context.Context, from, to string) error {
 // Resize changes an image's size; it shrinks only while it is not open, and below its data only by
 // force. An open Image has the new Size on return.
 func (v *Volume) Resize(ctx context.Context, path string, size int64, force bool) error {
-	return v.alter(ctx, protocol.Meta{}, func(ctx context.Context, c Coordinator, m protocol.Meta) error {
+	err := v.alter(ctx, protocol.Meta{}, func(ctx context.Context, c Coordinator, m protocol.Meta) error {
 		return c.Resize(ctx, m, path, size, force)
 	})
+	if err != nil {
+		return err
+	}
+	v.awaitSize(path, size)
+	return nil
+}
+
+// sizeLimit bounds the wait for the grant that tells an open image its new size: from another node it comes
+// by another way than the answer.
+const sizeLimit = time.Second
+
+func (v *Volume) awaitSize(path string, size int64) {
+	im := v.knownAs(path)
+	for until := time.Now().Add(sizeLimit); im != nil && im.Size() != size && time.Now().Before(until); {
+		time.Sleep(time.Millisecond)
+	}
 }
 
 // Clone makes a new image that shares the present content of another.
