@@ -66,8 +66,12 @@ func (l *Lab) Host(ctx context.Context, name string) (*Host, error) {
 func (h *Host) Join(ctx context.Context, n *Network, i byte) (netip.Addr, error) {
 	outer, inner := fmt.Sprintf("%s-%d", strings.Replace(n.Bridge, "lunar-br", "lun", 1), i), strings.TrimPrefix(n.Bridge, "lunar-")
 	address := n.Address(i)
+	if err := ip(ctx, "link", "add", outer, "type", "veth", "peer", "name", inner, "netns", h.Namespace); err != nil {
+		return address, err
+	}
+	// The kernel takes a namespace's devices away some time after the namespace; the next lab uses the name at once.
+	h.lab.own(func() error { return ip(context.Background(), "link", "del", outer) }) //nolint:contextcheck // at the lab's end
 	for _, words := range [][]string{
-		{"link", "add", outer, "type", "veth", "peer", "name", inner, "netns", h.Namespace},
 		{"link", "set", outer, "master", n.Bridge, "up"},
 		{"-n", h.Namespace, "addr", "add", address.String() + "/24", "dev", inner},
 		{"-n", h.Namespace, "link", "set", inner, "up"},
