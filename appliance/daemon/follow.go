@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"net"
 	"strconv"
-	"syscall"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -65,14 +64,9 @@ const peerSilence = time.Second
 
 // dialer opens connections to a coordinator's node; one that is refused tells that lunard has ended there.
 func (n *Node) dialer(c cluster.Coordinator) func(ctx context.Context, address string) (net.Conn, error) {
-	d := net.Dialer{KeepAlive: -1, Control: func(_, _ string, raw syscall.RawConn) (err error) {
-		ctl := raw.Control(func(fd uintptr) {
-			err = unix.SetsockoptInt(int(fd), unix.IPPROTO_TCP, unix.TCP_USER_TIMEOUT, int(peerSilence.Milliseconds()))
-		})
-		return errors.Join(ctl, err)
-	}}
+	dial := wire.DialTCP(peerSilence)
 	return func(ctx context.Context, address string) (net.Conn, error) {
-		conn, err := d.DialContext(ctx, "tcp", address)
+		conn, err := dial(ctx, address)
 		if errors.Is(err, unix.ECONNREFUSED) {
 			n.suspect(c.Node, c.Incarnation) //nolint:contextcheck // it outlives the connection that failed
 		}

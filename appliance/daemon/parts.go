@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"strings"
 	"sync/atomic"
-	"unsafe"
 
 	"lunar/appliance/api"
 	"lunar/appliance/cluster"
@@ -77,24 +76,7 @@ func (p *parts) state() (api.State, string) {
 }
 
 // readable tells whether both ends of the device can be read.
-func (p *parts) readable() bool {
-	sector := alignedSector(p.dev.LogicalBlock)
-	for _, off := range []int64{0, p.size - int64(len(sector))} {
-		if _, err := p.dev.ReadAt(sector, off); err != nil {
-			return false
-		}
-	}
-	return true
-}
-
-// alignedSector is n bytes where direct I/O may go, in a buffer of their own.
-func alignedSector(n int) []byte {
-	const page = 4096
-	n = max(n, page)
-	raw := make([]byte, n+page)
-	skip := page - int(uintptr(unsafe.Pointer(unsafe.SliceData(raw)))%page)
-	return raw[skip : skip+n]
-}
+func (p *parts) readable() bool { return p.dev.ReadEnds(p.size) == nil }
 
 // checkSize raises the alarm when the device has become smaller than the file system was made for, and
 // tells whether there is news. The kernel only fails what lies beyond, with errors that say otherwise.

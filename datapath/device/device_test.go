@@ -128,7 +128,13 @@ func TestLimitCutsThePath(t *testing.T) {
 	if n, err := d.Size(); err != nil || n != 4096 {
 		t.Fatal(n, err)
 	}
+	if err := d.ReadEnds(64 << 20); err == nil {
+		t.Fatal("the far end was read through a cut path")
+	}
 	if err := l.Limit(0); err != nil {
+		t.Fatal(err)
+	}
+	if err := d.ReadEnds(64 << 20); err != nil {
 		t.Fatal(err)
 	}
 	if n, err := d.Size(); err != nil || n != 64<<20 {

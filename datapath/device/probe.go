@@ -51,6 +51,19 @@ func (d *Device) Probe() ([]Content, error) {
 	return identifyContent(head, tail), nil
 }
 
+// ReadEnds reads the first and the last block of a device that is size bytes long, size as Size gave it: it tells
+// whether the path to the LUN works. The error wraps the device's errno, or io.EOF when the
+// device has become smaller.
+func (d *Device) ReadEnds(size int64) error {
+	block := aligned(int64(max(d.LogicalBlock, 4096)))
+	for _, off := range []int64{0, size - int64(len(block))} {
+		if _, err := d.ReadAt(block, off); err != nil {
+			return fmt.Errorf("read %s at byte %d: %w", d.Path, off, err)
+		}
+	}
+	return nil
+}
+
 func readFull(r io.ReaderAt, p []byte, off int64) error {
 	if _, err := r.ReadAt(p, off); err != nil && !errors.Is(err, io.EOF) {
 		return err

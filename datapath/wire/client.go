@@ -57,7 +57,7 @@ func Dial(o ClientOptions) (*Client, error) {
 		o.Log = slog.Default()
 	}
 	if o.Dial == nil {
-		o.Dial = dialTCP(o.Timing.Silence)
+		o.Dial = DialTCP(o.Timing.Silence)
 	}
 	c := &Client{opts: o, table: newTable(o.Sentinels), creds: o.TLS.Clone(), changed: make(chan struct{}), attached: map[uint32]*attachment{}}
 	c.creds.MinVersion = max(c.creds.MinVersion, tls.VersionTLS13)

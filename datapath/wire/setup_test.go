@@ -389,7 +389,7 @@ func (p *pair) dial(ctx context.Context, address string) (net.Conn, error) {
 	if p.cut {
 		return nil, unix.ECONNREFUSED
 	}
-	c, err := dialTCP(quick.Silence)(ctx, address)
+	c, err := DialTCP(quick.Silence)(ctx, address)
 	if err == nil {
 		p.conns = append(p.conns, c)
 		p.dials++

@@ -39,8 +39,9 @@ func (l *listener) Accept() (net.Conn, error) {
 	return c, nil
 }
 
-// dialTCP is the default of ClientOptions.Dial.
-func dialTCP(silence time.Duration) func(ctx context.Context, address string) (net.Conn, error) {
+// DialTCP is the default of ClientOptions.Dial: TCP connections that fail when the peer does not acknowledge what was
+// sent for silence.
+func DialTCP(silence time.Duration) func(ctx context.Context, address string) (net.Conn, error) {
 	d := net.Dialer{KeepAlive: -1, Control: func(network, _ string, c syscall.RawConn) error {
 		if network == "unix" {
 			return nil
