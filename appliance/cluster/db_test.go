@@ -109,9 +109,9 @@ func TestVolumes(t *testing.T) {
 	_, err = db.AddVolume(ctx, Volume{Name: "Volume1", WWID: "w3"})
 	must(t, err)
 
-	epoch, err := db.NextEpoch(ctx, b.ID)
+	epoch, err := nextEpoch(ctx, db, b.ID)
 	must(t, err)
-	epoch2, err := db.NextEpoch(ctx, b.ID)
+	epoch2, err := nextEpoch(ctx, db, b.ID)
 	must(t, err)
 	if epoch != 1 || epoch2 != 2 {
 		t.Fatalf("epochs %d, %d", epoch, epoch2)
@@ -127,6 +127,12 @@ func TestVolumes(t *testing.T) {
 	must(t, err)
 }
 
+// nextEpoch changes a volume's record as the begin of a term does.
+func nextEpoch(ctx context.Context, db *DB, id string) (uint64, error) {
+	v, err := db.UpdateVolume(ctx, id, func(v *Volume) error { v.Epoch++; return nil })
+	return v.Epoch, err
+}
+
 func TestEpochsNeverRepeat(t *testing.T) {
 	db := open(t, t.TempDir())
 	v, err := db.AddVolume(t.Context(), Volume{Name: "V", WWID: "w"})
@@ -137,7 +143,7 @@ func TestEpochsNeverRepeat(t *testing.T) {
 	for range 4 {
 		wg.Go(func() {
 			for range 10 {
-				epoch, err := db.NextEpoch(t.Context(), v.ID)
+				epoch, err := nextEpoch(t.Context(), db, v.ID)
 				if errors.Is(err, ErrConflict) {
 					continue
 				}

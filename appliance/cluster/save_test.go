@@ -24,7 +24,7 @@ func TestSaveAndRestore(t *testing.T) {
 	ctx := t.Context()
 	v, err := a.AddVolume(ctx, Volume{Name: "V", WWID: "w"})
 	must(t, err)
-	_, err = a.NextEpoch(ctx, v.ID)
+	_, err = nextEpoch(ctx, a, v.ID)
 	must(t, err)
 	sealed := a.Seal("chap", "u")
 	file := filepath.Join(t.TempDir(), "saved")

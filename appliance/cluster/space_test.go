@@ -67,7 +67,7 @@ func TestDiskFills(t *testing.T) {
 	until(t, func() bool { return errors.Is(db.Append(context.Background(), Event{Text: "x"}), ErrFull) })
 	_, err = db.AddVolume(t.Context(), Volume{Name: "W", WWID: "w2"})
 	wantErr(t, err, ErrFull)
-	_, err = db.NextEpoch(t.Context(), v.ID)
+	_, err = nextEpoch(t.Context(), db, v.ID)
 	must(t, err)
 	must(t, os.Remove(ballast))
 	until(t, func() bool { return db.Append(context.Background(), Event{Text: "x"}) == nil })

@@ -67,12 +67,6 @@ func (db *DB) UpdateVolume(ctx context.Context, id string, change func(*Volume) 
 	return v, nil
 }
 
-// NextEpoch begins a new coordinator's term and returns its number.
-func (db *DB) NextEpoch(ctx context.Context, id string) (uint64, error) {
-	v, err := db.UpdateVolume(ctx, id, func(v *Volume) error { v.Epoch++; return nil })
-	return v.Epoch, err
-}
-
 // RenameVolume gives a volume another name. ErrExists: the name is taken.
 func (db *DB) RenameVolume(ctx context.Context, id, name string) error {
 	err := retry(func() (bool, error) {

@@ -16,6 +16,3 @@ func (c *Coordinator) Layout(call protocol.Call) (*layout.Layout, error) {
 	defer im.mu.Unlock()
 	return im.layout, nil
 }
-
-// Settled is closed when every node of Options.Members has acknowledged the term or was expelled.
-func (c *Coordinator) Settled() <-chan struct{} { return c.barrier }

@@ -88,18 +88,17 @@ func (t *Target) initiatorPorts(node string) (ports []string) {
 	return ports
 }
 
-func reserve6(c *Command) { c.lu.inTurn(c, legacyOrder((*reservations).reserve6)) }
+func reserve6(c *Command) { c.legacyOrder((*reservations).reserve6) }
 
-func release6(c *Command) { c.lu.inTurn(c, legacyOrder((*reservations).release6)) }
+func release6(c *Command) { c.legacyOrder((*reservations).release6) }
 
-func legacyOrder(change func(*reservations, nexusID) (*reservations, verdict)) handler {
-	return func(c *Command) {
-		if c.lu.opts.Shared {
-			c.lu.endTurn(c.Lane)
-			c.reject(senseInvalidOpcode)
-			return
-		}
+func (c *Command) legacyOrder(change func(*reservations, nexusID) (*reservations, verdict)) {
+	if !c.lu.supports(c.row) {
+		c.reject(senseInvalidOpcode)
+		return
+	}
+	c.lu.inTurn(c, func(c *Command) {
 		next, v := change(c.lu.reservations.load(), c.it.id())
 		c.lu.finish(c, next, reservationEffects{}, v)
-	}
+	})
 }

@@ -16,7 +16,6 @@ const (
 	opRead16          = 0x88
 	opCompareAndWrite = 0x89
 	opWrite16         = 0x8A
-	opSync16          = 0x91
 	opServiceIn       = 0x9E
 	opMaintenanceIn   = 0xA3
 )
@@ -42,9 +41,6 @@ func Write(offset, length int64, fua bool) []byte {
 	}
 	return c
 }
-
-// Sync is SYNCHRONIZE CACHE (16) of the whole LUN.
-func Sync() []byte { return cdb16(opSync16, 0, 0, 0) }
 
 // Capacity is READ CAPACITY (16); it answers with the last sector's number first.
 func Capacity() []byte {

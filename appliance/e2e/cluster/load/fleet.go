@@ -31,9 +31,6 @@ const (
 // Allocated is how many of the image's first bytes are to be written before Start.
 func Allocated(nodes int) int64 { return int64(nodes) * perNode * share }
 
-// Needed is how many bytes the image has at least.
-func Needed(nodes int) int64 { return Allocated(nodes) + int64(nodes)*churnShare }
-
 // NewFleet is at rest; the paths are one per node.
 func NewFleet(target string, paths ...Path) *Fleet {
 	return &Fleet{Record: NewRecord(), target: target, paths: paths}
