@@ -28,6 +28,7 @@ type Config struct {
 	Storage  Storage `toml:"storage"`
 	Fence    Fence   `toml:"fence"`
 	Cluster  Cluster `toml:"cluster"`
+	Network  Network `toml:"network"`
 }
 
 // Node names this machine in logs, tables and the cluster database.
@@ -63,7 +64,8 @@ type Engine struct {
 }
 
 // Cluster says where this node meets the others, and chooses the cluster database: without Endpoints
-// lunard runs its own etcd. Without an Address the node stands alone and opens no port for others.
+// lunard runs its own etcd. Without an Address the cluster gives the node one, which is reached through
+// whichever network works.
 type Cluster struct {
 	Address   string   `toml:"address"`   // this node's IP address for the other nodes, no port
 	Profile   string   `toml:"profile"`   // ProfileDefault or ProfileFast
@@ -88,6 +90,36 @@ const (
 	RoleNode    = "node"
 	RoleWitness = "witness"
 )
+
+// Network says how this node watches over the networks that it shares with others.
+type Network struct {
+	Profile string   `toml:"profile"` // of the heartbeats: ProfileDefault or ProfileFast
+	Period  Duration `toml:"period"`  // between heartbeats; 0: the profile's
+	Missed  int      `toml:"missed"`  // periods of silence after which a path counts as lost; 0: the profile's
+	Port    int      `toml:"port"`    // UDP, the same on all nodes
+	BPF     string   `toml:"bpf"`     // BPFAuto or BPFOff
+}
+
+// The values of network.bpf: whether heartbeats are stamped and answered in the kernel.
+const (
+	BPFAuto = "auto" // where the kernel and lunard's rights allow it
+	BPFOff  = "off"
+)
+
+// Heartbeats is the period and the number of periods that count, as Profile, Period and Missed say together.
+func (n *Network) Heartbeats() (period time.Duration, missed int) {
+	period, missed = time.Second, 10
+	if n.Profile == ProfileFast {
+		period, missed = 100*time.Millisecond, 5
+	}
+	if n.Period != 0 {
+		period = time.Duration(n.Period)
+	}
+	if n.Missed != 0 {
+		missed = n.Missed
+	}
+	return period, missed
+}
 
 // Storage says which block devices are this node's paths to the SAN.
 type Storage struct {
@@ -145,6 +177,7 @@ func Default() Config {
 		Engine:   Engine{BufferPoolMiB: 256, Deadline: Duration(30 * time.Second)},
 		Fence:    Fence{AgentTimeout: Duration(time.Minute), InFlight: Duration(30 * time.Second), WatchdogTimeout: Duration(10 * time.Second)},
 		Cluster:  Cluster{Profile: ProfileDefault, Lease: Duration(2 * time.Second), Role: RoleNode},
+		Network:  Network{Profile: ProfileDefault, Port: 3343, BPF: BPFAuto},
 	}
 }
 

@@ -35,6 +35,7 @@ func TestParseAllKeys(t *testing.T) {
 		Storage: Storage{[]string{"/dev/mapper/lun*"}, true},
 		Fence:   Fence{[]string{"/usr/sbin/fence", "-x"}, Duration(9 * time.Second), Duration(2 * time.Second), "/dev/watchdog", Duration(20 * time.Second)},
 		Cluster: Cluster{"192.0.2.1", "fast", Duration(5 * time.Second), "witness", []string{"https://192.0.2.2:2379"}, "/ca", "/cert", "/key"},
+		Network: Network{"fast", Duration(50 * time.Millisecond), 4, 3344, "off"},
 	}
 	if !reflect.DeepEqual(c, want) {
 		t.Fatalf("got %+v\nwant %+v", c, want)
@@ -75,7 +76,28 @@ endpoints = ["https://192.0.2.2:2379"]
 ca_file = "/ca"
 cert_file = "/cert"
 key_file = "/key"
+[network]
+profile = "fast"
+period = "50ms"
+missed = 4
+port = 3344
+bpf = "off"
 `
+
+func TestHeartbeats(t *testing.T) {
+	for text, want := range map[string][2]any{
+		"": {time.Second, 10}, "profile = \"fast\"": {100 * time.Millisecond, 5},
+		"period = \"2s\"": {2 * time.Second, 10}, "profile = \"fast\"\nmissed = 7": {100 * time.Millisecond, 7},
+	} {
+		c, err := Parse("f", []byte("[network]\n"+text))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if period, missed := c.Network.Heartbeats(); period != want[0] || missed != want[1] {
+			t.Errorf("%q: %v × %d, want %v", text, period, missed, want)
+		}
+	}
+}
 
 func TestParseErrors(t *testing.T) {
 	tests := []struct {
@@ -107,6 +129,11 @@ func TestParseErrors(t *testing.T) {
 		{"link-local address", "[cluster]\naddress = \"fe80::1%eth0\"\n", "cluster.address", 2, "can reach"},
 		{"profile", "[cluster]\nprofile = \"slow\"\n", "cluster.profile", 2, "default or fast"},
 		{"role", "[cluster]\nrole = \"voter\"\n", "cluster.role", 2, "node or witness"},
+		{"heartbeat profile", "[network]\nprofile = \"slow\"\n", "network.profile", 2, "default or fast"},
+		{"heartbeat period", "[network]\nperiod = \"1ms\"\n", "network.period", 2, "from 20ms to 10s"},
+		{"heartbeats missed", "[network]\nmissed = 1\n", "network.missed", 2, "from 2 to 120"},
+		{"heartbeat port", "[network]\nport = 0\n", "network.port", 2, "from 1 to 65535"},
+		{"bpf", "[network]\nbpf = \"on\"\n", "network.bpf", 2, "auto or off"},
 		{"cert without key", "[cluster]\ncert_file = \"/c\"\n", "cluster.key_file", 0, "belong together"},
 	}
 	for _, tt := range tests {

@@ -24,8 +24,12 @@ const (
 	minDeadline      = time.Second
 	maxDeadline      = 5 * time.Minute
 	minInFlight      = 100 * time.Millisecond
-	maxSocketPath    = 107 // sun_path of unix(7), less its final zero
-	maxNodeName      = 63  // a host name label, RFC 1123
+	maxSocketPath    = 107                   // sun_path of unix(7), less its final zero
+	maxNodeName      = 63                    // a host name label, RFC 1123
+	minBeat          = 20 * time.Millisecond // shorter ones cost more CPU than they tell
+	maxBeat          = 10 * time.Second
+	minMissed        = 2   // one lost datagram is no lost network
+	maxMissed        = 120 // Windows' own limit
 )
 
 // check is one rule: it returns the problem and the remedy, or "" when the rule holds.
@@ -64,6 +68,11 @@ var checks = []check{
 	{"cluster.ca_file", func(c *Config) (string, string) { return optionalPath(c.Cluster.CAFile) }},
 	{"cluster.cert_file", func(c *Config) (string, string) { return optionalPath(c.Cluster.CertFile) }},
 	{"cluster.key_file", keyFile},
+	{"network.profile", func(c *Config) (string, string) { return oneOf(c.Network.Profile, ProfileDefault, ProfileFast) }},
+	{"network.period", beat},
+	{"network.missed", missed},
+	{"network.port", func(c *Config) (string, string) { return within(c.Network.Port, 1, 1<<16-1) }},
+	{"network.bpf", func(c *Config) (string, string) { return oneOf(c.Network.BPF, BPFAuto, BPFOff) }},
 }
 
 // Validate returns the first rule that is broken, or nil. The error's File and Line are not set.
@@ -89,6 +98,20 @@ func lease(c *Config) (string, string) {
 		return fmt.Sprintf("%v is not in whole seconds", d), "write it as 2s"
 	}
 	return between(c.Cluster.Lease, time.Second, time.Minute)
+}
+
+func beat(c *Config) (string, string) {
+	if c.Network.Period == 0 {
+		return "", ""
+	}
+	return between(c.Network.Period, minBeat, maxBeat)
+}
+
+func missed(c *Config) (string, string) {
+	if c.Network.Missed == 0 {
+		return "", ""
+	}
+	return within(c.Network.Missed, minMissed, maxMissed)
 }
 
 func devices(c *Config) (string, string) {
