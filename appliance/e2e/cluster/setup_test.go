@@ -52,9 +52,11 @@ func runTests(m *testing.M) int {
 // bench is a cluster with one image, and writers through all its nodes.
 type bench struct {
 	*lab.Cluster
-	t     *testing.T
-	ctx   context.Context //nolint:containedctx // of the test, whose helpers all need it
-	fleet *load.Fleet
+	t       *testing.T
+	ctx     context.Context //nolint:containedctx // of the test, whose helpers all need it
+	lab     *lab.Lab
+	fleet   *load.Fleet
+	exports []*lab.Process
 }
 
 func newBench(t *testing.T, nodes int) *bench {
@@ -67,7 +69,7 @@ func newBenchFor(t *testing.T, nodes int, limit time.Duration) *bench {
 	if testing.Short() || os.Geteuid() != 0 {
 		t.Skip("end-to-end tests need root and time: network namespaces, loop devices, mounts")
 	}
-	for _, tool := range []string{"qemu-io", "mkfs.xfs", "xfs_repair", "ip"} {
+	for _, tool := range []string{"qemu-io", "qemu-storage-daemon", "fio", "mkfs.xfs", "xfs_repair", "ip"} {
 		if _, err := exec.LookPath(tool); err != nil {
 			t.Skipf("%v: run appliance/e2e/packages.sh client", err)
 		}
@@ -77,7 +79,7 @@ func newBenchFor(t *testing.T, nodes int, limit time.Duration) *bench {
 	check(t, err)
 	l, err := lab.Open(dir, programs)
 	check(t, err)
-	b := &bench{t: t, ctx: ctx}
+	b := &bench{t: t, ctx: ctx, lab: l}
 	t.Cleanup(func() {
 		if t.Failed() && os.Getenv("LUNAR_KEEP") != "" {
 			b.dump()
