@@ -29,21 +29,15 @@ func TestMain(m *testing.M) {
 }
 
 func runTests(m *testing.M) int {
-	programs = os.Getenv("LUNAR_BIN")
-	if programs != "" || testing.Short() || os.Geteuid() != 0 {
+	if testing.Short() || os.Geteuid() != 0 {
 		return m.Run()
 	}
-	dir, err := os.MkdirTemp("", "lunar-bin")
+	dir, done, err := lab.Programs(context.Background())
 	if err != nil {
 		fmt.Fprintln(os.Stderr, err)
 		return 1
 	}
-	defer os.RemoveAll(dir)
-	build := exec.Command("go", "build", "-o", dir+"/", "lunar/appliance/cmd/...")
-	if out, err := build.CombinedOutput(); err != nil {
-		fmt.Fprintf(os.Stderr, "build lunard and lunarctl: %v\n%s", err, out)
-		return 1
-	}
+	defer done()
 	programs = dir
 	return m.Run()
 }

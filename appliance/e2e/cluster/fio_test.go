@@ -16,7 +16,7 @@ import (
 
 const (
 	fioTime  = 8 * time.Second // longer than the faults of TestFioVerify take on an idle machine
-	fioShare = 48 * mib         // of the image, for each node's fio
+	fioShare = 48 * mib        // of the image, for each node's fio
 	// fioJobs are processes with one request each: QEMU 7.2's FUSE export fails fio's verification of a plain file
 	// when a process has several.
 	fioJobs = 4
@@ -67,10 +67,11 @@ func (b *bench) fuse(n *lab.ClusterNode) string {
 	check(b.t, err)
 	b.exports = append(b.exports, p)
 	check(b.t, lab.Poll(20*time.Second, func() error {
-		if info, err := os.Stat(file); err != nil || info.Size() != imageSize {
-			return fmt.Errorf("%s is not the LUN yet: %v", file, err)
+		info, err := os.Stat(file)
+		if err == nil && info.Size() != imageSize {
+			err = fmt.Errorf("%s has %d bytes, it is not the LUN yet", file, info.Size())
 		}
-		return nil
+		return err
 	}))
 	return file
 }

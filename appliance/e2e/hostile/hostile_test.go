@@ -155,12 +155,9 @@ func openLab(t *testing.T) *lab.Lab {
 // programs is the folder of lunard and lunarctl, which are built where no one has.
 func programs(t *testing.T) string {
 	t.Helper()
-	if dir := os.Getenv("LUNAR_BIN"); dir != "" {
-		return dir
-	}
-	dir := t.TempDir()
-	_, err := lab.Run(t.Context(), "go", "build", "-o", dir+"/", "lunar/appliance/cmd/...")
+	dir, done, err := lab.Programs(t.Context())
 	check(t, err)
+	t.Cleanup(done)
 	return dir
 }
 
