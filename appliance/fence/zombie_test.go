@@ -53,7 +53,7 @@ const (
 // coordinate mounts the device and writes, to files through the page cache, to files directly and to the raw device,
 // until it is killed.
 func coordinate(dev string) error {
-	root, err := mount(dev, "xfs")
+	root, err := loopdev.Mount(dev)
 	if err != nil {
 		return err
 	}
@@ -98,32 +98,6 @@ func aligned(n int) []byte {
 	b := make([]byte, n+4096)
 	at := int(-uintptr(unsafe.Pointer(&b[0])) & 4095)
 	return b[at : at+n]
-}
-
-// mount mounts without a path, as a coordinator does, and opens the root.
-func mount(dev, fs string) (*os.File, error) {
-	fd, err := unix.Fsopen(fs, unix.FSOPEN_CLOEXEC)
-	if err != nil {
-		return nil, err
-	}
-	defer unix.Close(fd)
-	err = unix.FsconfigSetString(fd, "source", dev)
-	if err == nil {
-		err = unix.FsconfigSetFlag(fd, "nouuid")
-	}
-	if err == nil {
-		err = unix.FsconfigCreate(fd)
-	}
-	if err != nil {
-		return nil, fmt.Errorf("mount %s: %w", dev, err)
-	}
-	tree, err := unix.Fsmount(fd, unix.FSMOUNT_CLOEXEC, 0)
-	if err != nil {
-		return nil, err
-	}
-	defer unix.Close(tree)
-	root, err := unix.Openat(tree, ".", unix.O_RDONLY|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
-	return os.NewFile(uintptr(root), dev), err
 }
 
 // lab is a SAN with two paths and an XFS.
@@ -250,7 +224,7 @@ func takeover(t *testing.T, guarded bool) (late int64, whole int) {
 		t.Fatal(err)
 	}
 	before := written(t, a.Path)
-	root, err := mount(b.Path, "xfs")
+	root, err := loopdev.Mount(b.Path)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -286,7 +260,7 @@ func unmounted(t *testing.T, dev string) {
 }
 
 func count(dev string) (whole int) {
-	root, err := mount(dev, "xfs")
+	root, err := loopdev.Mount(dev)
 	if err != nil {
 		return 0
 	}
@@ -371,7 +345,7 @@ func (z *zombie) shutDownAt(t *testing.T) time.Duration {
 // The guard's descriptor keeps a mount alive until it is taken back, and the guard does not leave a mount alone.
 func TestGuardHoldsMounts(t *testing.T) {
 	a, _ := lab(t)
-	root, err := mount(a.Path, "xfs")
+	root, err := loopdev.Mount(a.Path)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -79,7 +79,7 @@ func daemon(path string) error {
 	if err := errors.Join(g.Serve(c), g.Watch("Volume1", dev.Path, dev.Fd()), g.Renew(guard.Now()+lease)); err != nil {
 		return err
 	}
-	root, err := mount(path)
+	root, err := loopdev.Mount(path)
 	if err != nil {
 		return err
 	}
@@ -124,32 +124,6 @@ func hammer(fd int, incarnation uint64) error {
 			op.Done(op)
 		}
 	})
-}
-
-// mount mounts without a path, as a coordinator does, and opens the root.
-func mount(dev string) (*os.File, error) {
-	fd, err := unix.Fsopen("xfs", unix.FSOPEN_CLOEXEC)
-	if err != nil {
-		return nil, err
-	}
-	defer unix.Close(fd)
-	err = unix.FsconfigSetString(fd, "source", dev)
-	if err == nil {
-		err = unix.FsconfigSetFlag(fd, "nouuid")
-	}
-	if err == nil {
-		err = unix.FsconfigCreate(fd)
-	}
-	if err != nil {
-		return nil, fmt.Errorf("mount %s: %w", dev, err)
-	}
-	tree, err := unix.Fsmount(fd, unix.FSMOUNT_CLOEXEC, 0)
-	if err != nil {
-		return nil, err
-	}
-	defer unix.Close(tree)
-	root, err := unix.Openat(tree, ".", unix.O_RDONLY|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
-	return os.NewFile(uintptr(root), dev), err
 }
 
 // lab is a LUN with the victim's path to it, and a cluster's certificates.
