@@ -26,11 +26,14 @@ type Options struct {
 	// NodeAPI answers what other members ask on NodePort, except joins. Each request bears a verified
 	// client certificate, see Caller. Nil: there is nothing to ask.
 	NodeAPI http.Handler
+	// Network is the node's way to the others. Nil: cluster.address must be set, and no heartbeats are sent.
+	Network Network
 	// VoterPatience is for how long a voter may be silent before another node takes its place; 0 means
 	// DefaultVoterPatience.
 	VoterPatience time.Duration
 
-	quota int64 // of the database, bytes; 0 means quotaBytes
+	quota int64  // of the database, bytes; 0 means quotaBytes
+	joins string // address of the node API where the cluster gives addresses; "": all
 }
 
 // DefaultVoterPatience outlasts a restart.
@@ -66,6 +69,8 @@ type DB struct {
 
 	change sync.Mutex // held by what changes this node's part: Init, Join, Leave, Close
 	shut   bool       // under change
+
+	newPeers []NetworkPeer // under change: what the network is told next
 
 	engine  sync.Mutex       // guards what follows, up to works
 	evicted chan struct{}    // closed when this node learns that it was evicted
@@ -123,6 +128,7 @@ func (db *DB) open(ctx context.Context) error {
 	}
 	db.vault.Store(v)
 	if s == nil {
+		db.networkDown()
 		err = db.openAlone(ctx)
 	} else {
 		err = db.openMember(ctx, s)
@@ -201,6 +207,7 @@ func (db *DB) close() error {
 	if errors.Is(err, context.Canceled) {
 		err = nil
 	}
+	db.networkDown()
 	if db.lock != nil {
 		db.lock.release()
 	}

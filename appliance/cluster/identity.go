@@ -33,6 +33,7 @@ type membership struct {
 	Node     string   `json:"node"`
 	Number   uint16   `json:"number"`
 	Address  string   `json:"address"`
+	Family   Family   `json:"family,omitempty"`
 	Role     string   `json:"role"`     // config.RoleNode or RoleWitness
 	Voter    bool     `json:"voter"`    // the database's files here are a member of the cluster
 	Peers    []string `json:"peers"`    // client URLs of the voters, as last seen

@@ -16,9 +16,9 @@ import (
 )
 
 // Init turns this node into a cluster of one: what its database holds stays. Other nodes reach it by
-// cluster.address from then on. Calls and watches in progress go on after a short wait. ErrMember: it is
-// in a cluster already. ErrAddress: cluster.address is missing. An Init that was cut short may be
-// repeated.
+// cluster.address from then on, or by an address that the cluster gives. Calls and watches in progress go on
+// after a short wait. ErrMember: it is in a cluster already. ErrAddress: there is no address, or it cannot be
+// used. An Init that was cut short may be repeated.
 func (db *DB) Init(ctx context.Context) error {
 	db.change.Lock()
 	defer db.change.Unlock()
@@ -34,6 +34,9 @@ func (db *DB) Init(ctx context.Context) error {
 	}
 	if err := db.restart(ctx, false); err != nil {
 		return fmt.Errorf("cluster: init: %w", errors.Join(err, db.undo(ctx)))
+	}
+	if err := db.publish(ctx); err != nil {
+		db.log.Warn("the node's interfaces were not recorded", "err", err)
 	}
 	if err := db.Append(ctx, Event{Kind: "cluster.init", Text: "cluster " + n.ID + " made"}); err != nil {
 		db.log.Warn("the event was not recorded", "err", err)
@@ -63,12 +66,40 @@ func (db *DB) mayEnter() error {
 	if db.self.Load() != nil {
 		return fmt.Errorf("%w; see `lunarctl cluster status`, or leave it first with `lunarctl cluster leave`", ErrMember)
 	}
+	if db.given() {
+		return db.mayBeGiven()
+	}
 	ip, err := netip.ParseAddr(db.options.Config.Address)
 	if err != nil || ip.IsUnspecified() {
 		return fmt.Errorf("%w: set cluster.address in the configuration to the IP address by which the other nodes reach this one, "+
 			"and restart lunard", ErrAddress)
 	}
 	return db.portsFree()
+}
+
+// mayBeGiven is for a node to which the cluster gives its address.
+func (db *DB) mayBeGiven() error {
+	if db.options.Network == nil {
+		return fmt.Errorf("%w: set cluster.address in the configuration to the IP address by which the other nodes reach this one, "+
+			"and restart lunard", ErrAddress)
+	}
+	l, err := net.Listen("tcp", hostPort(db.options.joins, nodePort))
+	if err != nil {
+		return addressError(err, "all addresses")
+	}
+	return l.Close()
+}
+
+// publish records this node's interfaces.
+func (db *DB) publish(ctx context.Context) error {
+	if db.options.Network == nil {
+		return nil
+	}
+	interfaces, err := db.options.Network.Interfaces(ctx)
+	if err != nil {
+		return err
+	}
+	return db.PublishInterfaces(ctx, interfaces)
 }
 
 // portsFree finds out before anything changes whether this node can listen.
@@ -117,7 +148,7 @@ func (db *DB) found(ctx context.Context) (*newcomer, error) {
 
 func (db *DB) writeCluster(ctx context.Context) (record[clusterRecord], error) {
 	now := time.Now()
-	c := clusterRecord{ID: newID(), Next: 1, Created: now.UTC()}
+	c := clusterRecord{ID: newID(), Next: 1, Family: db.family(), Created: now.UTC()}
 	ca, err := newAuthority(c.ID, now)
 	if err != nil {
 		return record[clusterRecord]{}, err
@@ -145,11 +176,17 @@ func (db *DB) firstMember(ctx context.Context, r record[clusterRecord], ca *auth
 		return nil, err
 	}
 	n := &newcomer{ca: ca.cert, caKey: caKey, key: key, secret: db.vault.Load().key}
-	n.membership = membership{ID: r.value.ID, Node: db.node, Address: c.Address, Role: c.Role, External: len(c.Endpoints) > 0}
+	address, err := db.addressFor(&r.value, r.value.Next, c.Address)
+	if err != nil {
+		return nil, err
+	}
+	n.membership = membership{
+		ID: r.value.ID, Node: db.node, Address: address, Family: r.value.Family, Role: c.Role, External: len(c.Endpoints) > 0,
+	}
 	if n.Role == "" {
 		n.Role = config.RoleNode
 	}
-	if n.cert, err = ca.issue(db.node, c.Address, key.Public(), time.Now()); err != nil {
+	if n.cert, err = ca.issue(db.node, address, key.Public(), time.Now()); err != nil {
 		return nil, err
 	}
 	if n.crl, err = ca.revocations(nil, time.Now()); err != nil {

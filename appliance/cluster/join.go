@@ -2,6 +2,7 @@ package cluster
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"crypto/x509"
 	"encoding/json"
@@ -9,6 +10,7 @@ import (
 	"fmt"
 	"net"
 	"net/http"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -41,6 +43,10 @@ type joinRequest struct {
 	Address string `json:"address"`
 	Role    string `json:"role"`
 	Request []byte `json:"request"` // PEM, RFC 2986
+
+	// Of a node without an address by hand, whose Address is "".
+	IPv6       bool            `json:"ipv6,omitempty"` // it can have an IPv6 address
+	Interfaces json.RawMessage `json:"interfaces,omitempty"`
 }
 
 // joinAnswer is what it gets.
@@ -51,6 +57,11 @@ type joinAnswer struct {
 	CRL    []byte   `json:"crl"`    // DER
 	Secret []byte   `json:"secret"` // the key of sealed secrets
 	Peers  []string `json:"peers"`  // client URLs of the voters
+
+	// Of a cluster that gives addresses.
+	Address string        `json:"address,omitempty"`
+	Family  Family        `json:"family,omitempty"`
+	Nodes   []NetworkPeer `json:"nodes,omitempty"` // the members, the new one too
 }
 
 // NewToken makes a token that lets one node in, once, within life; 0 means DefaultTokenLife. It is good
@@ -109,13 +120,14 @@ func (db *DB) join(ctx context.Context, address, text string) error {
 	if err := db.empty(ctx); err != nil {
 		return err
 	}
-	n, err := db.ask(ctx, address, &t)
+	n, nodes, err := db.ask(ctx, address, &t)
 	if err != nil {
 		return err
 	}
 	if err := n.store(db.options.Dir); err != nil {
 		return fmt.Errorf("%w; the cluster has this node as a member: evict %s there before the next try", err, db.node)
 	}
+	db.newPeers = slices.DeleteFunc(nodes, func(p NetworkPeer) bool { return p.Name == db.node })
 	return db.restart(ctx, true)
 }
 
@@ -138,7 +150,7 @@ func (db *DB) empty(ctx context.Context) error {
 }
 
 // ask trades token and signing request for a certificate.
-func (db *DB) ask(ctx context.Context, address string, t *token) (*newcomer, error) {
+func (db *DB) ask(ctx context.Context, address string, t *token) (*newcomer, []NetworkPeer, error) {
 	role := db.options.Config.Role
 	if role == "" {
 		role = config.RoleNode
@@ -146,28 +158,34 @@ func (db *DB) ask(ctx context.Context, address string, t *token) (*newcomer, err
 	key := newKey()
 	csr, err := newRequest(db.node, key)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	req := joinRequest{
 		Cluster: t.cluster[:], Secret: t.secret[:], Node: db.node, Address: db.options.Config.Address, Role: role, Request: csr,
 	}
+	if net := db.options.Network; net != nil {
+		req.IPv6 = net.IPv6()
+		if req.Interfaces, err = net.Interfaces(ctx); err != nil {
+			return nil, nil, err
+		}
+	}
 	var a joinAnswer
 	ca, err := post(ctx, address, t, &req, &a)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	n := &newcomer{ca: ca, key: key, crl: a.CRL, secret: a.Secret}
 	n.membership = membership{
-		ID: a.ID, Node: db.node, Number: a.Number, Address: req.Address, Role: role, Peers: a.Peers,
+		ID: a.ID, Node: db.node, Number: a.Number, Address: cmp.Or(a.Address, req.Address), Family: a.Family, Role: role, Peers: a.Peers,
 		External: len(db.options.Config.Endpoints) > 0,
 	}
 	if n.cert, err = parseCert(a.Cert); err != nil {
-		return nil, err
+		return nil, nil, err
 	}
-	if len(a.Secret) != keyBytes || clusterHash(a.ID) != t.cluster {
-		return nil, fmt.Errorf("the answer of %s: %w", address, ErrDamaged)
+	if len(a.Secret) != keyBytes || clusterHash(a.ID) != t.cluster || (req.Address == "") != (a.Family != FamilyByHand) {
+		return nil, nil, fmt.Errorf("the answer of %s: %w", address, ErrDamaged)
 	}
-	return n, verifyChain(n.cert, ca, x509.ExtKeyUsageServerAuth, time.Now())
+	return n, a.Nodes, verifyChain(n.cert, ca, x509.ExtKeyUsageServerAuth, time.Now())
 }
 
 // post sends a join request to a member that proves to have the token's CA.

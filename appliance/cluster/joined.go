@@ -71,12 +71,28 @@ var nodeNames = regexp.MustCompile(`^[0-9A-Za-z._-]{1,63}$`)
 func (req *joinRequest) check() error {
 	ip, err := netip.ParseAddr(req.Address)
 	switch {
-	case err != nil || ip.IsUnspecified() || ip.Zone() != "":
+	case req.Address != "" && (err != nil || ip.IsUnspecified() || ip.Zone() != ""):
 		return fmt.Errorf("%w: address %q", ErrDamaged, req.Address)
 	case !nodeNames.MatchString(req.Node):
 		return fmt.Errorf("%w: node name %q", ErrDamaged, req.Node)
+	case len(req.Interfaces) > 0 && checkNetwork(req.Interfaces) != nil:
+		return checkNetwork(req.Interfaces)
 	case req.Role != config.RoleNode && req.Role != config.RoleWitness:
 		return fmt.Errorf("%w: role %q", ErrDamaged, req.Role)
+	}
+	return nil
+}
+
+// fits refuses a node that would not find the others, or they it.
+func (req *joinRequest) fits(family Family) error {
+	switch {
+	case family == FamilyByHand && req.Address == "":
+		return fmt.Errorf("%w: the nodes of this cluster have their addresses by configuration: set cluster.address there, and restart lunard", ErrAddress)
+	case family != FamilyByHand && req.Address != "":
+		return fmt.Errorf("%w: this cluster gives its nodes their addresses: remove cluster.address there, and restart lunard", ErrAddress)
+	case family == FamilyIPv6 && !req.IPv6:
+		return fmt.Errorf("%w: this cluster's addresses are IPv6, which is disabled there: enable it (sysctl net.ipv6.conf.all.disable_ipv6=0), "+
+			"link-local addresses are enough", ErrAddress)
 	}
 	return nil
 }
@@ -103,7 +119,14 @@ func (db *DB) admit(ctx context.Context, req *joinRequest) (*joinAnswer, error) 
 		if err != nil {
 			return false, err
 		}
-		if err := db.newName(ctx, req); err != nil {
+		if err := req.fits(r.value.Family); err != nil {
+			return false, err
+		}
+		req := *req
+		if req.Address, err = db.addressFor(&r.value, r.value.Next, req.Address); err != nil {
+			return false, err
+		}
+		if err := db.newName(ctx, &req); err != nil {
 			return false, err
 		}
 		ca, err := db.authority(&r.value)
@@ -114,13 +137,19 @@ func (db *DB) admit(ctx context.Context, req *joinRequest) (*joinAnswer, error) 
 		if err != nil {
 			return false, err
 		}
-		a = &joinAnswer{ID: r.value.ID, Number: r.value.Next, Cert: certPEM(cert), Secret: db.vault.Load().key}
+		a = &joinAnswer{
+			ID: r.value.ID, Number: r.value.Next, Cert: certPEM(cert), Secret: db.vault.Load().key,
+			Address: req.Address, Family: r.value.Family,
+		}
 		if a.CRL, err = ca.revocations(db.revoked.list(), time.Now()); err != nil {
 			return false, err
 		}
-		return db.writeMember(ctx, &r, req, serialOf(cert), past)
+		return db.writeMember(ctx, &r, &req, serialOf(cert), past)
 	})
 	if err != nil {
+		return nil, err
+	}
+	if a.Nodes, err = db.describeNodes(ctx); err != nil {
 		return nil, err
 	}
 	a.Peers, err = db.voterURLs(ctx)
@@ -140,8 +169,11 @@ func (db *DB) writeMember(ctx context.Context, r *record[clusterRecord], req *jo
 		return false, err
 	}
 	key := tokenKeys + tokenID(req.Secret)
-	return db.changeMembership(ctx, r, []clientv3.Cmp{present(key), absent(memberKeys + m.Name)},
-		op, clientv3.OpDelete(key), clientv3.OpPut(past.key, string(used), clientv3.WithIgnoreLease()))
+	ops := []clientv3.Op{op, clientv3.OpDelete(key), clientv3.OpPut(past.key, string(used), clientv3.WithIgnoreLease())}
+	if len(req.Interfaces) > 0 {
+		ops = append(ops, clientv3.OpPut(interfaceKeys+m.Name, string(req.Interfaces)))
+	}
+	return db.changeMembership(ctx, r, []clientv3.Cmp{present(key), absent(memberKeys + m.Name)}, ops...)
 }
 
 // checkToken finds a token by its secret and says what is wrong with it otherwise.

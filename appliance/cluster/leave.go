@@ -112,7 +112,7 @@ func (db *DB) removeMember(ctx context.Context, name string) error {
 		if err != nil {
 			return false, fmt.Errorf("node %q: %w", name, err)
 		}
-		ops := []clientv3.Op{clientv3.OpDelete(m.key)}
+		ops := []clientv3.Op{clientv3.OpDelete(m.key), clientv3.OpDelete(interfaceKeys + name)}
 		for _, serial := range m.value.Serials {
 			op, err := put(revokedKeys+serial, &revocation{name, time.Now().UTC()})
 			if err != nil {

@@ -45,6 +45,7 @@ type clusterRecord struct {
 	CAKey   []byte    `json:"caKey"`   // PEM, sealed
 	Next    uint16    `json:"next"`    // number of the next node
 	Changes uint64    `json:"changes"` // of the membership
+	Family  Family    `json:"family,omitempty"`
 	Created time.Time `json:"created"`
 }
 

@@ -39,7 +39,11 @@ type nodeServer struct {
 }
 
 func (db *DB) serveNodes(s *self) (*nodeServer, error) {
-	address := s.identity().Address
+	id := s.identity()
+	address := id.Address
+	if id.Family != FamilyByHand { // who joins has no way to a cluster address yet
+		address = db.options.joins
+	}
 	listener, err := net.Listen("tcp", hostPort(address, nodePort))
 	if err != nil {
 		return nil, addressError(err, address)
@@ -165,6 +169,7 @@ type refusal struct {
 var refusals = map[string]error{
 	"token": ErrToken, "exists": ErrExists, "full": ErrFull, "conflict": ErrConflict, "certificate": ErrCertificate,
 	"unavailable": ErrUnavailable, "damaged": ErrDamaged, "alone": ErrAlone, "not-found": ErrNotFound, "in-use": ErrInUse,
+	"address": ErrAddress,
 }
 
 func refuse(w http.ResponseWriter, status int, code, text string) {

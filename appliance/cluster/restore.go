@@ -30,6 +30,8 @@ type RestoreOptions struct {
 	File   string
 	Force  bool // over the database of another cluster, or of a node in no cluster
 	Log    *slog.Logger
+	// Network tells the address, where the cluster gives it; it is not brought up. It may be nil.
+	Network Network
 }
 
 // Restore puts a saved file in the place of this node's database, after a disaster: when most voters
@@ -63,7 +65,7 @@ func restore(ctx context.Context, o *RestoreOptions) (Saved, error) {
 	if err := o.mayReplace(head); err != nil {
 		return Saved{}, err
 	}
-	if head.Cluster != "" && o.Config.Address == "" {
+	if head.Cluster != "" && o.Config.Address == "" && (o.Network == nil || head.Family == FamilyByHand) {
 		return Saved{}, fmt.Errorf("%w: set cluster.address, by which the other nodes will reach this one", ErrAddress)
 	}
 	if err := ctx.Err(); err != nil {
@@ -139,7 +141,7 @@ func (o *RestoreOptions) place(head *saveHead, body string) error {
 		return err
 	}
 	peer := "http://localhost:2380"
-	if head.Cluster != "" {
+	if head.Cluster != "" && o.Config.Address != "" {
 		u := endpoint(o.Config.Address, peerPort)
 		peer = u.String()
 	}
@@ -171,6 +173,9 @@ func (o *RestoreOptions) place(head *saveHead, body string) error {
 func (o *RestoreOptions) revise(ctx context.Context, head *saveHead) error {
 	db := &DB{node: o.Node, log: o.Log, x: newExchange(), evicted: make(chan struct{})}
 	db.options = Options{Dir: o.Dir, Node: o.Node, Config: o.Config, Log: o.Log, quota: quotaBytes}
+	if o.Network != nil {
+		db.options.Network = offLine{o.Network}
+	}
 	db.client = newSwitched(ctx, db.x)
 	key, err := newVault(head.Secret)
 	if err != nil {
@@ -183,6 +188,15 @@ func (o *RestoreOptions) revise(ctx context.Context, head *saveHead) error {
 	err = db.reviseRecords(ctx, head)
 	return errors.Join(err, db.Close())
 }
+
+// offLine is a Network that tells addresses and takes none.
+type offLine struct{ Network }
+
+// Up implements Network.
+func (offLine) Up(context.Context, NetworkStart) error { return nil }
+
+// Down implements Network.
+func (offLine) Down() error { return nil }
 
 func (db *DB) reviseRecords(ctx context.Context, head *saveHead) error {
 	volumes, err := db.Volumes(ctx)

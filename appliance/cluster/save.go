@@ -28,6 +28,7 @@ const (
 // saveHead is what a saved file says of itself, with the secrets that the database needs.
 type saveHead struct {
 	Cluster  string    `json:"cluster"` // "": a node in no cluster
+	Family   Family    `json:"family,omitempty"`
 	Node     string    `json:"node"`
 	Time     time.Time `json:"time"`
 	Revision int64     `json:"revision"`
@@ -91,7 +92,7 @@ func (h *saveHead) saved(size int64) Saved {
 
 // spool keeps etcd's stream in a file without a name, since the head that goes before it has its size.
 func (db *DB) spool(ctx context.Context, dir string) (*os.File, *saveHead, error) {
-	head := &saveHead{Cluster: db.InCluster(), Node: db.node, Time: time.Now().UTC(), Secret: db.vault.Load().key}
+	head := &saveHead{Cluster: db.InCluster(), Family: db.Family(), Node: db.node, Time: time.Now().UTC(), Secret: db.vault.Load().key}
 	count, err := db.client.Get(ctx, root, countUnder()...)
 	if err != nil {
 		return nil, nil, unavailable(err)

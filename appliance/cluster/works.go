@@ -75,6 +75,9 @@ func (db *DB) kick() {
 func (db *DB) openMember(ctx context.Context, s *self) error {
 	id := s.identity()
 	db.revoked.set(id.Revoked)
+	if err := db.networkUp(ctx, s); err != nil {
+		return err
+	}
 	last := newLastWord()
 	log := zapLogger(db.log, last)
 	if id.External {

@@ -26,9 +26,9 @@ const (
 	minInFlight      = 100 * time.Millisecond
 	maxSocketPath    = 107                   // sun_path of unix(7), less its final zero
 	maxNodeName      = 63                    // a host name label, RFC 1123
-	minBeat          = 20 * time.Millisecond // shorter ones cost more CPU than they tell
-	maxBeat          = 10 * time.Second
-	minMissed        = 2   // one lost datagram is no lost network
+	minBeat          = 50 * time.Millisecond // shorter ones cost more CPU than they tell
+	maxBeat          = time.Minute
+	minMissed        = 3   // one lost datagram is no lost network
 	maxMissed        = 120 // Windows' own limit
 )
 
