@@ -18,7 +18,7 @@ const (
 	seatKeys        = electionKeys + "coordinator/" // volume ID → Coordinator, under its node's lease
 	successionKeys  = electionKeys + "succession/"  // volume ID → Succession
 	drainKeys       = electionKeys + "drain/"       // node → Drained
-	endingKeys      = root + "ending/"              // node → ending, of its last session that was ended
+	endingKeys      = root + "ending/"              // node → ending, of its last session that was ended by a node
 	incarnationKeys = root + "incarnation/"         // node → number of its last session
 )
 
@@ -29,11 +29,12 @@ type Coordinators struct {
 	db      *DB
 	session *Session
 	log     *slog.Logger
+	seen    *sightings // of the other nodes' renewals; Run keeps them
 }
 
 // Coordinators returns the elections in which this node takes part by its session.
 func (db *DB) Coordinators(s *Session) *Coordinators {
-	return &Coordinators{db: db, session: s, log: s.options.Log}
+	return &Coordinators{db: db, session: s, log: s.options.Log, seen: newSightings()}
 }
 
 // Term is one term of this node as a volume's coordinator. Its methods may be called from any

@@ -57,6 +57,7 @@ func (c *Coordinators) Run(ctx context.Context, d Duties) error {
 	ctx, cancel := context.WithCancel(ctx)
 	watched := make(chan error, 1)
 	go func() { watched <- c.Watch(ctx, r.deliver) }()
+	r.wg.Go(func() { c.observe(ctx) })
 	err := r.loop(ctx, watched)
 	cancel()
 	r.drain() //nolint:contextcheck // its context has ended

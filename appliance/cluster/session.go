@@ -14,8 +14,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// The session's times. A renewal that is not answered within renewTry is tried anew: it may have gone
-// to a leader that has died.
+// The session's times. A renewal that is not answered within renewTry is tried anew beside the first: it may
+// have gone to a leader that has died.
 const (
 	DefaultTTL   = 2 * time.Second
 	MinTTL       = time.Second // needs the database's fast profile; the default profile raises it to 2 s
@@ -75,7 +75,7 @@ func (o *SessionOptions) Validate() error {
 	return nil
 }
 
-// Session keeps this node present in the cluster: an etcd lease which it renews itself, so that it
+// Session keeps this node present in the cluster by renewing a record (see renewal), so that it
 // knows until when the cluster waits for it. A session that is lost is established anew, under a new
 // incarnation, until Close.
 type Session struct {
@@ -98,9 +98,10 @@ type life struct {
 	lease       clientv3.LeaseID
 	revision    int64 // CreateRevision of the session's key
 	ttl         time.Duration
-	gone        chan struct{} // closed when it is lost
-	asked       chan string   // to end it, and why; room for one
-	until       int64         // its deadline, when it is lost
+	before      record[renewal] // what the incarnation before left behind
+	gone        chan struct{}   // closed when it is lost
+	asked       chan string     // to end it, and why; room for one
+	until       int64           // its deadline, when it is lost
 }
 
 func (l *life) end(reason string) {
@@ -232,12 +233,14 @@ func (s *Session) leave(l *life) {
 
 // keep renews until the session is lost or ctx ends, and returns why.
 func (s *Session) keep(ctx context.Context, l *life) error {
-	ctx, cancel := context.WithCancel(ctx)
-	defer cancel()
+	r, ctx := s.renewals(ctx, l)
+	defer r.wait()
 	taken := s.db.client.Watch(ctx, sessionKeys+s.db.node, clientv3.WithRev(l.revision+1), clientv3.WithFilterPut())
 	timer := time.NewTimer(0)
 	defer timer.Stop()
 	for {
+		var pause time.Duration
+		var err error
 		select {
 		case <-ctx.Done():
 			return ctx.Err()
@@ -256,39 +259,21 @@ func (s *Session) keep(ctx context.Context, l *life) error {
 				return err
 			}
 			continue
+		case a := <-r.answers:
+			pause, err = r.heard(ctx, a)
+			s.rewake()
 		case <-timer.C:
+			pause, err = r.begin(ctx)
 		}
-		pause, err := s.renew(ctx, l)
 		if err != nil {
 			return err
 		}
-		s.rewake()
 		timer.Reset(pause)
 	}
 }
 
-// renew tries once, and tells how long to wait until the next try. An error: the session is lost.
-func (s *Session) renew(ctx context.Context, l *life) (time.Duration, error) {
-	sent := Boottime()
-	left := time.Duration(s.deadline.Load() - sent)
-	if left <= 0 {
-		return 0, fmt.Errorf("%w: no renewal was confirmed within %v", ErrSessionLost, l.ttl)
-	}
-	try, cancel := context.WithTimeout(ctx, min(renewTry, left))
-	defer cancel()
-	resp, err := s.db.client.KeepAliveOnce(try, l.lease)
-	if leaseGone(err) {
-		return 0, fmt.Errorf("%w: its lease was ended by another node, or ran out", ErrSessionLost)
-	}
-	if err != nil {
-		return min(renewPause, left), nil // the deadline decides
-	}
-	s.confirm(sent, min(l.ttl, time.Duration(resp.TTL)*time.Second))
-	return l.ttl / renewsPerTTL, nil
-}
-
 func (s *Session) confirm(sent int64, ttl time.Duration) {
-	deadline := sent + int64(ttl-ttl/100)
+	deadline := max(s.deadline.Load(), sent+int64(ttl-ttl/100))
 	s.deadline.Store(deadline)
 	s.options.Renewed(deadline)
 }
@@ -374,6 +359,9 @@ func (s *Session) begin(ctx context.Context, old *life) (*life, int64, error) {
 		return nil, 0, unavailable(err)
 	}
 	l := &life{incarnation: counter.value + 1, lease: grant.ID, ttl: time.Duration(grant.TTL) * time.Second, gone: make(chan struct{}), asked: make(chan string, 1)}
+	if l.before, err = s.db.lastRenewal(ctx, s.db.node); err != nil {
+		return nil, 0, err
+	}
 	if l.revision, err = s.enter(ctx, l, counter); err != nil {
 		return nil, 0, err
 	}
@@ -395,7 +383,11 @@ func (s *Session) enter(ctx context.Context, l *life, counter record[uint64]) (i
 	if err != nil {
 		return 0, err
 	}
-	resp, err := s.db.client.Txn(ctx).If(absent(key), counter.unchanged()).Then(session, count).Commit()
+	first, err := put(l.before.key, l.renewal())
+	if err != nil {
+		return 0, err
+	}
+	resp, err := s.db.client.Txn(ctx).If(absent(key), counter.unchanged(), l.before.unchanged()).Then(session, count, first).Commit()
 	if err != nil {
 		return 0, unavailable(err)
 	}
@@ -420,8 +412,7 @@ func (s *Session) endOlder(ctx context.Context, old *life) error {
 	if err != nil {
 		return err
 	}
-	_, err = s.db.end(ctx, older, "the node started anew")
-	return err
+	return s.db.end(ctx, older, "the node started anew")
 }
 
 // incarnation reads this node's counter.

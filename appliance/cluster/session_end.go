@@ -10,8 +10,7 @@ import (
 	clientv3 "go.etcd.io/etcd/client/v3"
 )
 
-// ending says that a session was ended before its lease ran out, so that its holder may still act
-// until its deadline. It stays behind.
+// ending says that a session was ended before its lease ran out, for what is left of its lease. It stays behind.
 type ending struct {
 	Incarnation uint64           `json:"incarnation"`
 	Lease       clientv3.LeaseID `json:"lease"`
@@ -39,60 +38,78 @@ func (db *DB) session(ctx context.Context, node string) (liveSession, error) {
 	return liveSession{r, clientv3.LeaseID(resp.Kvs[0].Lease), resp.Kvs[0].CreateRevision}, err
 }
 
-// end takes a session out: from the first transaction on it can win nothing, and when its lease is
-// revoked every seat it holds is vacant. guards are this node's own standing.
-func (db *DB) end(ctx context.Context, s liveSession, reason string, guards ...clientv3.Cmp) (time.Duration, error) {
+// end takes a session out: from the first transaction on it can win nothing and is not renewed, and when its lease
+// is revoked every seat it holds is vacant. guards are this node's own standing.
+func (db *DB) end(ctx context.Context, s liveSession, reason string, guards ...clientv3.Cmp) error {
 	mark := ending{Incarnation: s.value.Incarnation, Lease: s.lease, TTL: s.value.TTL, Reason: reason, By: db.node}
 	op, err := put(endingKeys+s.value.Node, &mark)
 	if err != nil {
-		return 0, err
+		return err
 	}
 	ok, err := db.commit(ctx, append(guards, createdAt(s.key, s.created)), op, clientv3.OpDelete(s.key))
 	if err != nil {
-		return 0, err
+		return err
 	}
 	if !ok {
-		return 0, errAgain
+		return errAgain
 	}
-	return mark.TTL, db.revokeOnce(ctx, mark.Lease)
+	return db.revokeOnce(ctx, mark.Lease)
 }
 
 // Suspect ends one incarnation of another node at once, instead of waiting for its lease: all seats
 // that it held become vacant, and who wins one finds it as Previous and has to fence it. The caller
 // has a reason, such as connections that were reset: the node loses its session even if it is well.
 //
-// wait tells a fencer without reservations how long from now the node may still act by its own
-// deadline: 0 if its lease had run out by itself. Repeating the call does no harm. ErrSessionLost:
-// this node itself has no session.
-func (c *Coordinators) Suspect(ctx context.Context, node string, incarnation uint64, reason string) (wait time.Duration, err error) {
+// left tells a fencer without reservations how long from now the node may still act by its own
+// deadline; negative: it had to stop so long ago. It is less the longer this node's Run has seen no renewal of the
+// victim (see renewal for why that is safe), and never more than MaxTTL. Repeating the call does no harm.
+// ErrSessionLost: this node itself has no session.
+func (c *Coordinators) Suspect(ctx context.Context, node string, incarnation uint64, reason string) (left time.Duration, err error) {
 	err = c.db.try(ctx, func(ctx context.Context) error {
-		wait, err = c.suspect(ctx, node, incarnation, reason)
+		if err := c.suspect(ctx, node, incarnation, reason); err != nil {
+			return err
+		}
+		left, err = c.left(ctx, node, incarnation)
 		return err
 	})
 	if err != nil {
 		return 0, fmt.Errorf("cluster: suspect node %s: %w", node, err)
 	}
-	return wait, nil
+	return left, nil
 }
 
-func (c *Coordinators) suspect(ctx context.Context, node string, incarnation uint64, reason string) (time.Duration, error) {
+func (c *Coordinators) suspect(ctx context.Context, node string, incarnation uint64, reason string, also ...clientv3.Cmp) error {
 	own := c.session.current()
 	if own == nil {
-		return 0, ErrSessionLost
+		return ErrSessionLost
 	}
-	standing := createdAt(sessionKeys+c.db.node, own.revision)
 	s, err := c.db.session(ctx, node)
 	if err == nil && s.value.Incarnation == incarnation {
-		wait, err := c.db.end(ctx, s, reason, standing)
+		err := c.db.end(ctx, s, reason, append(also, createdAt(sessionKeys+c.db.node, own.revision))...)
 		if errors.Is(err, errAgain) {
-			return 0, c.stillHere(ctx, own)
+			return c.stillHere(ctx, own)
 		}
-		return wait, err
+		return err
 	}
 	if err != nil && !errors.Is(err, ErrNotFound) {
+		return err
+	}
+	return c.db.endLease(ctx, node, incarnation)
+}
+
+// left is for an incarnation whose session has ended: the record that is read now is the last one that it wrote,
+// or of a later incarnation.
+func (c *Coordinators) left(ctx context.Context, node string, incarnation uint64) (time.Duration, error) {
+	last, err := c.db.lastRenewal(ctx, node)
+	if err != nil {
 		return 0, err
 	}
-	return c.db.endedBefore(ctx, node, incarnation)
+	now := Boottime()
+	if last.revision == 0 {
+		return MaxTTL, nil
+	}
+	c.seen.saw(node, last.value, last.revision, now)
+	return c.seen.left(node, incarnation, last.revision, now), nil
 }
 
 // stillHere turns a refused guard into the reason for it.
@@ -107,18 +124,16 @@ func (c *Coordinators) stillHere(ctx context.Context, own *life) error {
 	return errAgain
 }
 
-// endedBefore is for a session that is gone: was it ended by somebody, or did it run out?
-func (db *DB) endedBefore(ctx context.Context, node string, incarnation uint64) (time.Duration, error) {
+// endLease revokes the lease of a session that somebody ended before, if its incarnation was the last one.
+func (db *DB) endLease(ctx context.Context, node string, incarnation uint64) error {
 	mark, err := get[ending](ctx, db, endingKeys+node)
-	switch {
-	case errors.Is(err, ErrNotFound) || err == nil && mark.value.Incarnation < incarnation:
-		return 0, nil
-	case err != nil:
-		return 0, err
-	case mark.value.Incarnation > incarnation:
-		return mark.value.TTL, nil
+	if errors.Is(err, ErrNotFound) || err == nil && mark.value.Incarnation != incarnation {
+		return nil
 	}
-	return mark.value.TTL, db.revokeOnce(ctx, mark.value.Lease)
+	if err != nil {
+		return err
+	}
+	return db.revokeOnce(ctx, mark.value.Lease)
 }
 
 func (db *DB) revoke(ctx context.Context, lease clientv3.LeaseID) error {

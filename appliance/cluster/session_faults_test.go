@@ -7,6 +7,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
 	clientv3 "go.etcd.io/etcd/client/v3"
 )
 
@@ -40,6 +41,34 @@ func (h *blackHole) Get(ctx context.Context, key string, opts ...clientv3.OpOpti
 		return nil, err
 	}
 	return h.KV.Get(ctx, key, opts...)
+}
+
+// Txn implements clientv3.KV.
+func (h *blackHole) Txn(ctx context.Context) clientv3.Txn {
+	return &holeTxn{Txn: h.KV.Txn(ctx), hole: h, ctx: ctx}
+}
+
+type holeTxn struct {
+	clientv3.Txn
+	hole *blackHole
+	ctx  context.Context //nolint:containedctx // of one transaction
+}
+
+// If implements clientv3.Txn.
+func (t *holeTxn) If(cmps ...clientv3.Cmp) clientv3.Txn { t.Txn = t.Txn.If(cmps...); return t }
+
+// Then implements clientv3.Txn.
+func (t *holeTxn) Then(ops ...clientv3.Op) clientv3.Txn { t.Txn = t.Txn.Then(ops...); return t }
+
+// Else implements clientv3.Txn.
+func (t *holeTxn) Else(ops ...clientv3.Op) clientv3.Txn { t.Txn = t.Txn.Else(ops...); return t }
+
+// Commit implements clientv3.Txn.
+func (t *holeTxn) Commit() (*clientv3.TxnResponse, error) {
+	if err := t.hole.gone(t.ctx); err != nil {
+		return nil, err
+	}
+	return t.Txn.Commit()
 }
 
 // Grant implements clientv3.Lease.
@@ -104,4 +133,42 @@ func (t *lateTxn) Commit() (*clientv3.TxnResponse, error) {
 		})
 	}
 	return nil, context.DeadlineExceeded
+}
+
+// fullKV refuses what adds to the database while it is told to.
+type fullKV struct {
+	clientv3.KV
+	full atomic.Bool
+}
+
+// Txn implements clientv3.KV.
+func (f *fullKV) Txn(ctx context.Context) clientv3.Txn { return &fullTxn{Txn: f.KV.Txn(ctx), kv: f} }
+
+type fullTxn struct {
+	clientv3.Txn
+	kv   *fullKV
+	puts bool
+}
+
+// If implements clientv3.Txn.
+func (t *fullTxn) If(cmps ...clientv3.Cmp) clientv3.Txn { t.Txn = t.Txn.If(cmps...); return t }
+
+// Then implements clientv3.Txn.
+func (t *fullTxn) Then(ops ...clientv3.Op) clientv3.Txn {
+	for _, op := range ops {
+		t.puts = t.puts || op.IsPut()
+	}
+	t.Txn = t.Txn.Then(ops...)
+	return t
+}
+
+// Else implements clientv3.Txn.
+func (t *fullTxn) Else(ops ...clientv3.Op) clientv3.Txn { t.Txn = t.Txn.Else(ops...); return t }
+
+// Commit implements clientv3.Txn.
+func (t *fullTxn) Commit() (*clientv3.TxnResponse, error) {
+	if t.puts && t.kv.full.Load() {
+		return nil, rpctypes.ErrNoSpace
+	}
+	return t.Txn.Commit()
 }

@@ -1,6 +1,7 @@
 package cluster
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -185,7 +186,7 @@ func TestSessionEnded(t *testing.T) {
 	c := asNode(db, "n2").Coordinators(other)
 	wait, err := c.Suspect(t.Context(), "n1", 1, "test")
 	must(t, err)
-	if wait != time.Second {
+	if wait != time.Second { // its renewals were not watched
 		t.Fatalf("a fencer waits %v", wait)
 	}
 	eventually(t, "a new incarnation with its paths", func() bool {
@@ -199,7 +200,7 @@ func TestSessionEnded(t *testing.T) {
 	}
 	log.mu.Unlock()
 	wait, err = c.Suspect(t.Context(), "n1", 1, "again")
-	if err != nil || wait != time.Second {
+	if err != nil || wait <= 0 || wait > time.Second {
 		t.Fatalf("again: %v, %v", wait, err)
 	}
 	again, _ := startSession(t, db, time.Second) // as after a crash, with the old lease still there
@@ -215,6 +216,9 @@ func TestSessionDeadline(t *testing.T) {
 	slow.client = clientv3.NewCtxClient(t.Context())
 	slow.client.KV, slow.client.Lease, slow.client.Watcher = hole, hole, db.client.Watcher
 	s, log := startSession(t, slow, time.Second)
+	other, _ := startSession(t, asNode(db, "n2"), time.Second)
+	c := asNode(db, "n2").Coordinators(other)
+	observed(t, c, "n1")
 	hole.swallow.Store(true)
 	time.Sleep(50 * time.Millisecond)
 	deadline := s.Deadline()
@@ -231,9 +235,86 @@ func TestSessionDeadline(t *testing.T) {
 	if len(log.lost) != 1 {
 		t.Errorf("lost: %v", log.lost)
 	}
-	// It ran out by itself: its fencer has nothing to wait for.
-	wait, err := asNode(db, "n2").endedBefore(t.Context(), "n1", 1)
-	if err != nil || wait != 0 {
-		t.Errorf("wait %v, %v", wait, err)
+	// It ran out by itself: who saw its last renewal has nothing to wait for.
+	left, err := c.Suspect(t.Context(), "n1", 1, "test")
+	if err != nil || left > 0 {
+		t.Errorf("left %v, %v", left, err)
+	}
+	left, err = asNode(db, "n2").Coordinators(other).Suspect(t.Context(), "n1", 1, "test")
+	if err != nil || left < 900*time.Millisecond || left > time.Second {
+		t.Errorf("left %v, %v for one who saw nothing", left, err)
+	}
+}
+
+// observed has c see the renewals of a node.
+func observed(t *testing.T, c *Coordinators, node string) {
+	t.Helper()
+	ctx, cancel := context.WithCancel(t.Context())
+	done := make(chan struct{})
+	go func() { defer close(done); c.observe(ctx) }()
+	t.Cleanup(func() { cancel(); <-done })
+	eventually(t, "a renewal is seen", func() bool { return c.seen.last(node).revision != 0 })
+}
+
+// TestSilentNode: a node that renews nothing any more loses its session when that has run out by the clock of
+// another one, and at once what it holds; one that renews unseen does not.
+func TestSilentNode(t *testing.T) {
+	db := startMembers(t, 1)[0].DB
+	hole := &blackHole{KV: db.client.KV, Lease: db.client.Lease}
+	dead := asNode(db, "n1")
+	dead.client = clientv3.NewCtxClient(t.Context())
+	dead.client.KV, dead.client.Lease, dead.client.Watcher = hole, hole, db.client.Watcher
+	s, _ := startSession(t, dead, time.Second)
+	other, _ := startSession(t, asNode(db, "n2"), time.Second)
+	c := asNode(db, "n2").Coordinators(other)
+	observed(t, c, "n1")
+	for range 20 { // renewals that are not seen: the watch is behind
+		is := c.seen.last("n1")
+		is.at, is.revision = is.at-int64(time.Minute), is.revision-1
+		c.seen.mu.Lock()
+		c.seen.of["n1"] = is
+		c.seen.mu.Unlock()
+		must(t, c.endSession(t.Context(), "n1"))
+		eventually(t, "another renewal", func() bool { return c.seen.last("n1").revision > is.revision })
+	}
+	if s.Incarnation() != 1 {
+		t.Fatal("a node that was well lost its session")
+	}
+	hole.swallow.Store(true)
+	began := time.Now()
+	eventually(t, "its session is ended", func() bool { _, err := db.session(t.Context(), "n1"); return errors.Is(err, ErrNotFound) })
+	t.Logf("ended after %v", time.Since(began))
+	if took := time.Since(began); took < 700*time.Millisecond || took > 1400*time.Millisecond {
+		t.Errorf("ended after %v", took)
+	}
+	mark, err := get[ending](t.Context(), db, endingKeys+"n1")
+	if err != nil || mark.value.By != "n2" {
+		t.Errorf("ended by %+v, %v", mark.value, err)
+	}
+}
+
+// TestFullDatabase: a session lives on in a database that takes deletions only, and who fences it then waits for
+// as long as any session lasts.
+func TestFullDatabase(t *testing.T) {
+	db := startMembers(t, 1)[0].DB
+	full := asNode(db, "n1")
+	kv := &fullKV{KV: db.client.KV}
+	full.client = clientv3.NewCtxClient(t.Context())
+	full.client.KV, full.client.Lease, full.client.Watcher = kv, db.client.Lease, db.client.Watcher
+	s, log := startSession(t, full, time.Second)
+	other, _ := startSession(t, asNode(db, "n2"), time.Second)
+	c := asNode(db, "n2").Coordinators(other)
+	observed(t, c, "n1")
+	kv.full.Store(true)
+	first := s.Deadline()
+	eventually(t, "renewals go on", func() bool { return s.Deadline() > first+int64(1500*time.Millisecond) })
+	log.mu.Lock()
+	if len(log.lost) != 0 || s.Incarnation() != 1 {
+		t.Errorf("lost: %v", log.lost)
+	}
+	log.mu.Unlock()
+	left, err := c.Suspect(t.Context(), "n1", 1, "test")
+	if err != nil || left != MaxTTL {
+		t.Errorf("left %v, %v", left, err)
 	}
 }

@@ -293,14 +293,15 @@ func (n *Node) fenceOff(ctx context.Context, o fenceOrder) (proofs map[string]st
 	if err != nil {
 		return nil, nil, err
 	}
-	wait, err := e.Suspect(ctx, o.Node, o.Incarnation, "it is evicted by order")
+	left, err := e.Suspect(ctx, o.Node, o.Incarnation, "it is evicted by order")
 	if err != nil {
 		return nil, nil, err
 	}
+	evicted := time.Now()
 	if err := n.awaitOthers(ctx, e, o.Node); err != nil {
 		unproven = append(unproven, err.Error())
 	}
-	o.Expired = wait == 0
+	o.Left = left - time.Since(evicted)
 	answer, notes := n.fenceEverywhere(ctx, o)
 	unproven = append(unproven, notes...)
 	for id, why := range answer.Failed {
@@ -370,8 +371,8 @@ func (s *seat) fenceOut(ctx context.Context, o fenceOrder) (fence.Proof, error) 
 		return fence.Proof{Method: "none needed", Detail: "no other node was ever given the volume"}, nil
 	}
 	proof, err := p.fencer.fence(ctx, fence.Victim{
-		Node:    fence.Node{Name: o.Node, Number: o.Number, Incarnation: uint32(o.Incarnation)},
-		Expired: o.Expired,
+		Node: fence.Node{Name: o.Node, Number: o.Number, Incarnation: uint32(o.Incarnation)},
+		Left: o.Left,
 	})
 	if err != nil {
 		return proof, err

@@ -35,10 +35,10 @@ const (
 
 // fenceOrder asks a node to fence another one from the volumes that it coordinates.
 type fenceOrder struct {
-	Node        string `json:"node"`
-	Number      uint16 `json:"number"`
-	Incarnation uint64 `json:"incarnation"`
-	Expired     bool   `json:"expired,omitempty"` // the database let its lease run out by itself
+	Node        string        `json:"node"`
+	Number      uint16        `json:"number"`
+	Incarnation uint64        `json:"incarnation"`
+	Left        time.Duration `json:"left"` // for which it may still act, from the moment of the order
 }
 
 // fenceAnswer has the volumes of which the fencing is proven, and by ID why others' is not.

@@ -182,22 +182,22 @@ func (s *seat) fence(ctx context.Context, p *parts, node string) error {
 // fenceParty evicts an incarnation of a node, and proves that it cannot write to this volume any more.
 func (s *seat) fenceParty(ctx context.Context, p *parts, who cluster.Party, why string) error {
 	m := s.node.membership.Load()
-	wait, err := m.elections.Suspect(ctx, who.Node, who.Incarnation, why)
+	left, err := m.elections.Suspect(ctx, who.Node, who.Incarnation, why)
 	if err != nil {
 		return fmt.Errorf("evict node %s: %w", who.Node, err)
 	}
-	victim := fence.Victim{
-		Node:    fence.Node{Name: who.Node, Number: s.node.numberOf(who.Node), Incarnation: uint32(who.Incarnation)},
-		Expired: wait == 0,
-	}
 	evicted := time.Now()
+	victim := fence.Victim{
+		Node: fence.Node{Name: who.Node, Number: s.node.numberOf(who.Node), Incarnation: uint32(who.Incarnation)},
+		Left: left,
+	}
 	proof, err := p.fencer.fence(ctx, victim)
 	if err != nil {
 		return fmt.Errorf("fence node %s: %w", who.Node, err)
 	}
 	if proof.Method == fence.Reservations {
 		// Its writes are refused; until its deadline it may still answer reads by layouts of old.
-		if err := pause(ctx, wait-time.Since(evicted)); err != nil {
+		if err := pause(ctx, left-time.Since(evicted)); err != nil {
 			return err
 		}
 	}

@@ -56,9 +56,8 @@ func ClusterHash(clusterID string) uint16 {
 // now on Admission says no to it, and its lease is not renewed.
 type Victim struct {
 	Node
-	// Expired tells that the cluster database itself let the victim's lease run out, so that its deadline
-	// has passed. False when the lease was revoked before.
-	Expired bool
+	// Left is how long from now the victim may still act by its own deadline; negative: that passed so long ago.
+	Left time.Duration
 }
 
 // Proof says that, and how, a victim was fenced.

@@ -37,13 +37,9 @@ func (o LeaseOptions) Validate() error {
 	return nil
 }
 
-// wait is how long after an eviction the victim may still write.
-func (o LeaseOptions) wait(expired bool) time.Duration {
-	w := o.Watchdog + o.InFlight + o.Margin
-	if !expired {
-		w += o.TTL
-	}
-	return w
+// wait is how long a victim may still write that may act for left.
+func (o LeaseOptions) wait(left time.Duration) time.Duration {
+	return max(0, left+o.Watchdog+o.InFlight+o.Margin)
 }
 
 type lease struct {
@@ -58,10 +54,10 @@ func openLease(o Options) (*lease, error) {
 	return &lease{opts: o.Lease}, nil
 }
 
-// fence waits, from now on: the eviction came before, so that no renewal was confirmed after it. The victim's guard
+// fence waits, from now on: the eviction came before, so that no renewal was written after it. The victim's guard
 // may prove the end sooner.
 func (l *lease) fence(ctx context.Context, v Victim) (Proof, error) {
-	w := l.opts.wait(v.Expired)
+	w := l.opts.wait(v.Left)
 	if l.opts.Ask == nil {
 		return l.wait(ctx, w, "")
 	}
@@ -103,5 +99,5 @@ func (l *lease) wait(ctx context.Context, w time.Duration, but string) (Proof, e
 func (l *lease) describe() string {
 	return fmt.Sprintf("lease: WEAK: a node that is out stops by itself at its deadline, by a guard process; others wait %v, or less when that guard answers them. "+
 		"Nothing in the device keeps it from writing: a virtual machine that is paused, or a write that stays longer than %v in a queue, can damage the volume",
-		l.opts.wait(false), l.opts.InFlight)
+		l.opts.wait(l.opts.TTL), l.opts.InFlight)
 }
