@@ -40,8 +40,9 @@ func TestUnitFiles(t *testing.T) {
 
 const unitFile = "../../systemd/lunard.service"
 
-// maxExposure bounds what `systemd-analyze security` finds, in tenths.
-const maxExposure = "30"
+// maxExposure bounds what `systemd-analyze security` finds, in tenths. The heartbeats' programs cost two of them
+// (bpf(2) is in @privileged); a user of lunard's own would give four back.
+const maxExposure = "31"
 
 func TestExposure(t *testing.T) {
 	if _, err := exec.LookPath("systemd-analyze"); err != nil {
