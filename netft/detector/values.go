@@ -69,16 +69,16 @@ type State uint8
 
 // The states, from worst to best.
 const (
-	None    State = iota // not watched
-	Lost                 // given up, or Down
-	New                  // nothing was heard yet, for less than the threshold
-	Suspect              // heartbeats were missed, or pass again and have not for long enough
-	Up                   // heartbeats pass in both directions
+	None     State = iota // not watched
+	Lost                  // given up, or Down
+	Unproven              // nothing was heard yet, for less than the threshold
+	Suspect               // heartbeats were missed, or pass again and have not for long enough
+	Up                    // heartbeats pass in both directions
 )
 
 // String is the state's name in a log.
 func (s State) String() string {
-	return nameOf([]string{"none", "lost", "new", "suspect", "up"}, int(s))
+	return nameOf([]string{"none", "lost", "unproven", "suspect", "up"}, int(s))
 }
 
 // Health is the state of a peer.
