@@ -301,7 +301,7 @@ func (n *Node) fenceOff(ctx context.Context, o fenceOrder) (proofs map[string]st
 	if err := n.awaitOthers(ctx, e, o.Node); err != nil {
 		unproven = append(unproven, err.Error())
 	}
-	o.Left = left - time.Since(evicted)
+	o.Silent = n.membership.Load().ttl - left + time.Since(evicted)
 	answer, notes := n.fenceEverywhere(ctx, o)
 	unproven = append(unproven, notes...)
 	for id, why := range answer.Failed {
@@ -371,8 +371,8 @@ func (s *seat) fenceOut(ctx context.Context, o fenceOrder) (fence.Proof, error) 
 		return fence.Proof{Method: "none needed", Detail: "no other node was ever given the volume"}, nil
 	}
 	proof, err := p.fencer.fence(ctx, fence.Victim{
-		Node: fence.Node{Name: o.Node, Number: o.Number, Incarnation: uint32(o.Incarnation)},
-		Left: o.Left,
+		Node:   fence.Node{Name: o.Node, Number: o.Number, Incarnation: uint32(o.Incarnation)},
+		Silent: o.Silent,
 	})
 	if err != nil {
 		return proof, err

@@ -38,7 +38,7 @@ type fenceOrder struct {
 	Node        string        `json:"node"`
 	Number      uint16        `json:"number"`
 	Incarnation uint64        `json:"incarnation"`
-	Left        time.Duration `json:"left"` // for which it may still act, from the moment of the order
+	Silent      time.Duration `json:"silent"` // as fence.Victim has it
 }
 
 // fenceAnswer has the volumes of which the fencing is proven, and by ID why others' is not.

@@ -188,8 +188,8 @@ func (s *seat) fenceParty(ctx context.Context, p *parts, who cluster.Party, why 
 	}
 	evicted := time.Now()
 	victim := fence.Victim{
-		Node: fence.Node{Name: who.Node, Number: s.node.numberOf(who.Node), Incarnation: uint32(who.Incarnation)},
-		Left: left,
+		Node:   fence.Node{Name: who.Node, Number: s.node.numberOf(who.Node), Incarnation: uint32(who.Incarnation)},
+		Silent: m.ttl - left,
 	}
 	proof, err := p.fencer.fence(ctx, victim)
 	if err != nil {

@@ -56,8 +56,9 @@ func ClusterHash(clusterID string) uint16 {
 // now on Admission says no to it, and its lease is not renewed.
 type Victim struct {
 	Node
-	// Left is how long from now the victim may still act by its own deadline; negative: that passed so long ago.
-	Left time.Duration
+	// Silent is how much of its lease's TTL the victim has used up: by its own deadline it acts for no longer than
+	// TTL less Silent from now. 0 is always safe; negative for a victim with a longer TTL.
+	Silent time.Duration
 }
 
 // Proof says that, and how, a victim was fenced.

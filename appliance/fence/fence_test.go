@@ -275,16 +275,16 @@ func TestLeaseWaits(t *testing.T) {
 		t.Fatal(err)
 	}
 	for _, c := range []struct {
-		left, min time.Duration
-	}{{200 * time.Millisecond, 240 * time.Millisecond}, {0, 40 * time.Millisecond}, {-20 * time.Millisecond, 20 * time.Millisecond}, {-time.Second, 0}} {
-		p, err := f.Fence(t.Context(), Victim{Node: node(2), Left: c.left})
+		silent, min time.Duration
+	}{{0, 240 * time.Millisecond}, {200 * time.Millisecond, 40 * time.Millisecond}, {220 * time.Millisecond, 20 * time.Millisecond}, {time.Second, 0}, {-100 * time.Millisecond, 340 * time.Millisecond}} {
+		p, err := f.Fence(t.Context(), Victim{Node: node(2), Silent: c.silent})
 		if err != nil || p.Took < c.min || p.Took > c.min+150*time.Millisecond {
 			t.Errorf("%+v %v", p, err)
 		}
 	}
 	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Millisecond)
 	defer cancel()
-	if _, err := f.Fence(ctx, Victim{Node: node(2), Left: time.Second}); !errors.Is(err, context.DeadlineExceeded) {
+	if _, err := f.Fence(ctx, Victim{Node: node(2)}); !errors.Is(err, context.DeadlineExceeded) {
 		t.Fatal(err)
 	}
 	if _, err := f.Fence(t.Context(), Victim{Node: node(1)}); err == nil {

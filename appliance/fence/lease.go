@@ -37,9 +37,9 @@ func (o LeaseOptions) Validate() error {
 	return nil
 }
 
-// wait is how long a victim may still write that may act for left.
-func (o LeaseOptions) wait(left time.Duration) time.Duration {
-	return max(0, left+o.Watchdog+o.InFlight+o.Margin)
+// wait is how long from now a victim may still write that was silent for so long.
+func (o LeaseOptions) wait(silent time.Duration) time.Duration {
+	return max(0, o.TTL-silent+o.Watchdog+o.InFlight+o.Margin)
 }
 
 type lease struct {
@@ -57,7 +57,7 @@ func openLease(o Options) (*lease, error) {
 // fence waits, from now on: the eviction came before, so that no renewal was written after it. The victim's guard
 // may prove the end sooner.
 func (l *lease) fence(ctx context.Context, v Victim) (Proof, error) {
-	w := l.opts.wait(v.Left)
+	w := l.opts.wait(v.Silent)
 	if l.opts.Ask == nil {
 		return l.wait(ctx, w, "")
 	}
@@ -99,5 +99,5 @@ func (l *lease) wait(ctx context.Context, w time.Duration, but string) (Proof, e
 func (l *lease) describe() string {
 	return fmt.Sprintf("lease: WEAK: a node that is out stops by itself at its deadline, by a guard process; others wait %v, or less when that guard answers them. "+
 		"Nothing in the device keeps it from writing: a virtual machine that is paused, or a write that stays longer than %v in a queue, can damage the volume",
-		l.opts.wait(l.opts.TTL), l.opts.InFlight)
+		l.opts.wait(0), l.opts.InFlight)
 }
