@@ -32,10 +32,10 @@ const (
 // 169.254.254.255. Numbers of one cluster never meet below 65025; the result is the zero Addr for
 // 0 and from there on.
 //
-// RFC 3927 asks hosts to probe for a free address first. This one is on a dummy interface and is
-// reached by host routes alone, so nobody on a wire answers for it; but a machine that took the
-// same address on a network by itself (zeroconf, 1 of 65024) cannot be reached from the nodes, and
-// two clusters on one wire may have the same. Prefer IPv6.
+// RFC 3927 asks hosts to probe for a free address first. This one is on an interface without a wire
+// and is reached by host routes, so it is not probed; but Linux answers ARP for it on every network
+// of the node. A machine on those networks that took the same address by itself (zeroconf, 1 of
+// 65024) finds the node there and takes another; two clusters on one network may meet. Prefer IPv6.
 func ClusterAddress4(id string, number uint16) netip.Addr {
 	if number == 0 || number > count4 {
 		return netip.Addr{}

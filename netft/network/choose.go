@@ -2,6 +2,7 @@ package network
 
 import (
 	"cmp"
+	"net/netip"
 	"slices"
 )
 
@@ -53,6 +54,24 @@ func Choose(networks []Network, local, peer uint16, passes func(network string) 
 		return Choice{}, false
 	}
 	return Choice{Cluster: paths[0], Migration: append(slices.Clone(paths[1:]), paths[0])}, true
+}
+
+// NextHop is the peer's address on the network by which a host route reaches its cluster address,
+// of the same family if it can be; false when the two have none in common. An IPv6 cluster address
+// needs IPv6 on both interfaces, a link-local address is enough. An IPv4 one is reached over either
+// family.
+func (p Path) NextHop(cluster netip.Addr) (netip.Addr, bool) {
+	local, remote := p.Local.Interface, p.Remote.Interface
+	if cluster.Is4() && local.Address4().IsValid() && remote.Address4().IsValid() {
+		return remote.Address4(), true
+	}
+	if local.IPv6Disabled || !local.Address6().IsValid() {
+		return netip.Addr{}, false
+	}
+	if a := remote.LinkLocal(); a.IsValid() {
+		return a, true
+	}
+	return remote.Address6(), remote.Address6().IsValid()
 }
 
 // compareRank orders networks of one metric: set by hand before automatic, then the faster, then by name.

@@ -346,3 +346,24 @@ func TestTheLatestSubnetCountsMoreThanManyOld(t *testing.T) {
 		t.Fatalf("N still remembers what Network1 has: %v", s)
 	}
 }
+
+func TestNextHop(t *testing.T) {
+	ula, four := ClusterAddress("c", 1), ClusterAddress4("c", 1)
+	for _, c := range []struct {
+		local, remote Interface
+		cluster       netip.Addr
+		want          string
+	}{
+		{iface("a", "10.0.0.1/24", "fe80::1/64"), iface("b", "10.0.0.2/24", "fd00::2/64", "fe80::2/64"), ula, "fe80::2"},
+		{iface("a", "fe80::1/64"), iface("b", "fd00::2/64"), ula, "fd00::2"},
+		{iface("a", "10.0.0.1/24"), iface("b", "10.0.0.2/24", "fe80::2/64"), ula, "invalid IP"},
+		{iface("a", "10.0.0.1/24", "fe80::1/64"), iface("b", "10.0.0.2/24"), ula, "invalid IP"},
+		{iface("a", "10.0.0.1/24", "fe80::1/64"), iface("b", "10.0.0.2/24", "fe80::2/64"), four, "10.0.0.2"},
+		{iface("a", "fe80::1/64"), iface("b", "10.0.0.2/24", "fe80::2/64"), four, "fe80::2"},
+	} {
+		hop, ok := Path{Local: Member{Interface: c.local}, Remote: Member{Interface: c.remote}}.NextHop(c.cluster)
+		if hop.String() != c.want || ok != hop.IsValid() {
+			t.Errorf("%v to %v for %s: %s %t, want %s", c.local.Addresses, c.remote.Addresses, c.cluster, hop, ok, c.want)
+		}
+	}
+}
