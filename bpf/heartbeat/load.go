@@ -24,9 +24,9 @@ type Heartbeat struct {
 	attached map[int]attachment
 	free     []uint32 // slots, the one that was freed last at the end
 
-	mapped sync.RWMutex // guards the memory against Close, and index
+	mapped sync.RWMutex // guards the memory against Close, and slotOf
 	memory memory       // nil when closed
-	index  map[Path]uint32
+	slotOf map[Path]uint32
 }
 
 // Load puts the programs into the kernel, where they do nothing until Attach and SetPaths. The error is
@@ -39,7 +39,7 @@ func Load(o Options) (*Heartbeat, error) {
 	if err := supported(&o); err != nil {
 		return nil, err
 	}
-	h := &Heartbeat{options: o, attached: map[int]attachment{}, index: map[Path]uint32{}}
+	h := &Heartbeat{options: o, attached: map[int]attachment{}, slotOf: map[Path]uint32{}}
 	if err := h.load(); err != nil {
 		return nil, errors.Join(err, h.abandon())
 	}
@@ -201,7 +201,7 @@ func (h *Heartbeat) abandon() error {
 
 func (h *Heartbeat) release() error {
 	errs := []error{h.memory.unmap()}
-	h.index = nil
+	h.slotOf = nil
 	if h.objects.HbNode != nil {
 		errs = append(errs, h.objects.Close())
 	}

@@ -55,14 +55,14 @@ func (h *Heartbeat) checkPaths(paths []Path) (map[Path]bool, error) {
 
 func (h *Heartbeat) dropPaths(wanted map[Path]bool) error {
 	var freed []uint32
-	for p, slot := range h.index {
+	for p, slot := range h.slotOf {
 		if wanted[p] {
 			continue
 		}
 		if err := h.objects.HbPaths.Delete(p.key()); err != nil {
 			return fmt.Errorf("heartbeat: drop the path to node %d: %w", p.Peer, err)
 		}
-		delete(h.index, p)
+		delete(h.slotOf, p)
 		freed = append(freed, slot)
 	}
 	if freed == nil {
@@ -86,7 +86,7 @@ func waitForKernel() {
 func (h *Heartbeat) addPaths(paths []Path) error {
 	now := Now()
 	for _, p := range paths {
-		if _, known := h.index[p]; known {
+		if _, known := h.slotOf[p]; known {
 			continue
 		}
 		slot := h.free[0]
@@ -99,7 +99,7 @@ func (h *Heartbeat) addPaths(paths []Path) error {
 			return fmt.Errorf("heartbeat: add the path to node %d: %w", p.Peer, err)
 		}
 		h.free = h.free[1:]
-		h.index[p] = slot
+		h.slotOf[p] = slot
 	}
 	return nil
 }
@@ -118,7 +118,7 @@ func (h *Heartbeat) adoptPaths() error {
 	used := map[uint32]bool{}
 	found := h.objects.HbPaths.Iterate()
 	for found.Next(&key, &slot) {
-		h.index[pathOf(key)] = slot
+		h.slotOf[pathOf(key)] = slot
 		used[slot] = true
 	}
 	for slot := range uint32(MaxPaths) {

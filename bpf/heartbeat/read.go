@@ -7,7 +7,7 @@ import "time"
 func (h *Heartbeat) Stamp(p Path, to *Stamp) bool {
 	h.mapped.RLock()
 	defer h.mapped.RUnlock()
-	slot, ok := h.index[p]
+	slot, ok := h.slotOf[p]
 	return ok && h.stamp(p, slot, to)
 }
 
@@ -16,7 +16,7 @@ func (h *Heartbeat) Stamps(to []Stamp) []Stamp {
 	h.mapped.RLock()
 	defer h.mapped.RUnlock()
 	var s Stamp
-	for p, slot := range h.index {
+	for p, slot := range h.slotOf {
 		if h.stamp(p, slot, &s) {
 			to = append(to, s)
 		}
