@@ -104,12 +104,12 @@ func (db *DB) Join(ctx context.Context, address, token string) error {
 }
 
 func (db *DB) join(ctx context.Context, address, text string) error {
-	if err := db.mayEnter(); err != nil {
-		return err
-	}
 	t, err := parseToken(text)
 	if err != nil {
 		return fmt.Errorf("%w; make one on a member with `lunarctl cluster token`", err)
+	}
+	if err := db.mayEnter(); err != nil {
+		return err
 	}
 	if address == "" {
 		address = t.address

@@ -118,11 +118,8 @@ func (n *Node) JoinCluster(ctx context.Context, r api.Join) (api.Cluster, error)
 
 // mayEnter refuses before anything is taken off line.
 func (n *Node) mayEnter(what string) error {
-	switch {
-	case n.db.InCluster() != "":
+	if n.db.InCluster() != "" {
 		return refusal(fmt.Errorf("%s: %w", what, cluster.ErrMember))
-	case n.clusterAddress == "":
-		return refusal(fmt.Errorf("%s: %w", what, cluster.ErrAddress))
 	}
 	return n.noInitiators(what)
 }
@@ -264,6 +261,6 @@ func (m *membership) letGuardGo() error {
 // alone is a node that is in no cluster, as a member.
 func (n *Node) alone() cluster.MemberStatus {
 	return cluster.MemberStatus{
-		Member: cluster.Member{Name: n.name, Address: n.clusterAddress, Role: config.RoleNode}, Part: cluster.PartVoter, Alive: true,
+		Member: cluster.Member{Name: n.name, Address: n.db.Address(), Role: config.RoleNode}, Part: cluster.PartVoter, Alive: true,
 	}
 }

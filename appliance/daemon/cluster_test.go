@@ -28,10 +28,10 @@ func TestClusterOfNone(t *testing.T) {
 	if s.ID != "" || s.Node != "n1" || len(s.Nodes) != 1 || s.Nodes[0].State != api.NodeUp {
 		t.Fatalf("cluster %+v", s)
 	}
-	_, err = c.InitCluster(ctx)
-	refused(t, err, api.Invalid, "cluster address", "restart lunard")
 	_, err = c.JoinCluster(ctx, api.Join{Address: "127.0.0.1", Token: "x"})
-	refused(t, err, api.Invalid, "cluster address", "restart lunard")
+	refused(t, err, api.Invalid, "token")
+	_, err = c.SetNetwork(ctx, "Network1", api.SetNetwork{})
+	refused(t, err, api.NotFound, "no cluster")
 	refused(t, c.LeaveCluster(ctx, api.Leave{}), api.NotFound, "no cluster", "cluster init")
 	_, err = c.NewToken(ctx, api.NewToken{})
 	refused(t, err, api.NotFound, "cluster init")

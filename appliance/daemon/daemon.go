@@ -78,7 +78,10 @@ func Open(ctx context.Context, c config.Config, log *slog.Logger) (_ *Daemon, er
 }
 
 func (d *Daemon) openDatabase(ctx context.Context) (err error) {
-	d.db, err = cluster.Open(ctx, cluster.Options{Dir: d.config.StateDir, Node: d.config.Node.Name, Config: d.config.Cluster, Log: d.log, NodeAPI: d.node.peerAPI()})
+	d.node.fabric = newFabric(&d.config, d.log)
+	d.db, err = cluster.Open(ctx, cluster.Options{
+		Dir: d.config.StateDir, Node: d.config.Node.Name, Config: d.config.Cluster, Log: d.log, NodeAPI: d.node.nodeAPI(), Network: d.node.fabric,
+	})
 	d.node.db, d.node.stateDir = d.db, d.config.StateDir
 	if errors.Is(err, cluster.ErrUnavailable) {
 		return fmt.Errorf("%w; if the cluster has evicted this node, `lunarctl cluster leave --force` makes it a node of its own", err)
@@ -124,7 +127,7 @@ func (d *Daemon) openAPI(context.Context) error {
 	version.Node = d.config.Node.Name
 	s, err := server.New(server.Options{
 		Volumes: d.node, Images: d.node, Targets: d.node, Sessions: d.node, Events: d.node, Jobs: d.node,
-		Cluster: d.node, Nodes: d.node,
+		Cluster: d.node, Nodes: d.node, Networks: d.node,
 		Stats: d.node.Stats, Version: version, Log: d.log,
 	})
 	if err != nil {
@@ -155,7 +158,7 @@ func (d *Daemon) serve(l net.Listener, h http.Handler) *http.Server {
 func (d *Daemon) openMembership(ctx context.Context) error {
 	n := d.node
 	n.witness = d.config.Cluster.Role == config.RoleWitness
-	n.clusterAddress, n.lease, n.storage = d.config.Cluster.Address, time.Duration(d.config.Cluster.Lease), d.config.Storage
+	n.lease, n.storage = time.Duration(d.config.Cluster.Lease), d.config.Storage
 	n.inFlight, n.sharesKernel = time.Duration(d.config.Fence.InFlight), d.config.Storage.SharedKernel
 	n.fenceAgent = fence.AgentOptions{Command: d.config.Fence.Agent, Timeout: time.Duration(d.config.Fence.AgentTimeout)}
 	n.guardOptions = guard.Options{Watchdog: d.config.Fence.Watchdog, WatchdogTimeout: time.Duration(d.config.Fence.WatchdogTimeout)}
@@ -189,6 +192,7 @@ func (d *Daemon) openExports(ctx context.Context) error {
 	d.tasks.Go(func() { d.node.keepAsking(ctx, d.status) })
 	d.tasks.Go(func() { d.node.keepReconciled(ctx) })
 	d.tasks.Go(func() { d.node.keepNoting(ctx) })
+	d.tasks.Go(func() { d.node.keepJudging(ctx) })
 	return nil
 }
 

@@ -3,7 +3,6 @@ package daemon
 import (
 	"context"
 	"fmt"
-	"net"
 	"slices"
 	"strings"
 
@@ -93,24 +92,6 @@ func (n *Node) tellPeers() {
 		}
 	}
 	n.front.SetPeers(peers)
-}
-
-// portalAddresses are this node's portals as other nodes tell them; a wildcard is its cluster address.
-func (n *Node) portalAddresses() []string {
-	var out []string
-	for _, a := range n.portals {
-		host, port, err := net.SplitHostPort(a.String())
-		if ip := net.ParseIP(host); err == nil && ip != nil && ip.IsUnspecified() {
-			a := net.JoinHostPort(n.clusterAddress, port)
-			if n.clusterAddress == "" || slices.Contains(out, a) {
-				continue
-			}
-			out = append(out, a)
-			continue
-		}
-		out = append(out, a.String())
-	}
-	return out
 }
 
 // groupsFor is the target port groups of a volume's units, one per node: own is this node's state.

@@ -43,7 +43,7 @@ var codes = []struct {
 	{volume.ErrInUse, api.Busy, ""},
 	{volume.ErrBusy, api.Busy, "try again"},
 	{cluster.ErrToken, api.Invalid, ""},
-	{cluster.ErrAddress, api.Invalid, "set cluster.address in the configuration to the IP address by which the other nodes reach this one, and restart lunard"},
+	{cluster.ErrAddress, api.Invalid, ""},
 	{cluster.ErrAlone, api.NotFound, "`lunarctl cluster init` makes a cluster of this node, `lunarctl cluster join` takes it into one"},
 	{cluster.ErrMember, api.Exists, ""},
 	{cluster.ErrNotEmpty, api.Busy, ""},

@@ -31,7 +31,7 @@ func (m *membership) equip(was guard.Credentials) (guard.Credentials, error) {
 		return was, err
 	}
 	now := guard.Credentials{
-		Address:     net.JoinHostPort(m.node.clusterAddress, strconv.Itoa(guard.Port)),
+		Address:     net.JoinHostPort(m.node.db.Address(), strconv.Itoa(guard.Port)),
 		Certificate: c.Certificate, Key: c.Key, CA: c.CA, Revoked: c.Revoked,
 	}
 	if reflect.DeepEqual(was, now) {

@@ -70,7 +70,7 @@ func (n *Node) openMembership(ctx context.Context) (_ *membership, err error) {
 	}
 	n.membership.Store(m) // the session's callbacks need it
 	m.session, err = n.db.StartSession(ctx, cluster.SessionOptions{
-		Address: n.clusterAddress, Portals: n.portalAddresses(), TTL: m.ttl, Log: n.log,
+		Address: n.db.Address(), Portals: n.portalAddresses(), TTL: m.ttl, Log: n.log,
 		Established: m.established, Renewed: m.deadline.renewed, Lost: m.lost,
 	})
 	if err != nil {
@@ -88,6 +88,7 @@ func (m *membership) openShared(ctx context.Context) (err error) {
 		return err
 	}
 	m.members.Store(&members)
+	m.networksOf(ctx)
 	options := m.node.guardOptions
 	options.Linger = m.ttl + m.node.inFlight + guardLingers
 	if m.guard, err = guard.Start(ctx, options); err != nil {
@@ -109,7 +110,13 @@ func (m *membership) run(ctx context.Context) {
 	if m.shared {
 		m.tasks.Go(func() { m.awaitEviction(ctx) })
 		m.tasks.Go(func() { m.keepEquipped(ctx) })
-		m.tasks.Go(func() { m.repeat(ctx, "members", func() error { return m.node.db.WatchMembers(ctx, m.changed) }) })
+		m.tasks.Go(func() {
+			m.repeat(ctx, "members", func() error {
+				return m.node.db.WatchMembers(ctx, func(members []cluster.Member) error { return m.changed(ctx, members) })
+			})
+		})
+		m.tasks.Go(func() { m.repeat(ctx, "networks", func() error { return m.followNetworks(ctx) }) })
+		m.tasks.Go(func() { m.keepPublishing(ctx) })
 	}
 }
 
@@ -130,8 +137,9 @@ func (m *membership) repeat(ctx context.Context, what string, do func() error) {
 }
 
 // changed takes the list of members over.
-func (m *membership) changed(members []cluster.Member) error {
+func (m *membership) changed(ctx context.Context, members []cluster.Member) error {
 	m.members.Store(&members)
+	m.networksOf(ctx)
 	m.node.tellPeers()
 	return nil
 }

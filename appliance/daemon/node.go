@@ -33,39 +33,42 @@ type Node struct {
 	events       chan cluster.Event // for who cannot wait until they are recorded
 	database     databaseState
 	jobs         jobs
+	fabric       *fabric
+	echoes       chan struct{}         // those that answer probes
+	networks     atomic.Pointer[known] // nil: not heard of yet, or in no cluster
 
 	membership  atomic.Pointer[membership]
 	stopping    atomic.Bool   // the daemon ends
 	incarnation atomic.Uint64 // of the session, its last one while there is none
 
 	// What the configuration says of this node among others.
-	stateDir       string
-	witness        bool // it only votes: no volume, no target
-	clusterAddress string
-	lease          time.Duration // of its session
-	portals        []net.Addr
-	storage        config.Storage
-	fenceAgent     fence.AgentOptions
-	inFlight       time.Duration // bound of a write that the device has
-	sharesKernel   bool          // nodes on one machine, as the demonstration has them
-	guardOptions   guard.Options
+	stateDir     string
+	witness      bool          // it only votes: no volume, no target
+	lease        time.Duration // of its session
+	portals      []net.Addr
+	storage      config.Storage
+	fenceAgent   fence.AgentOptions
+	inFlight     time.Duration // bound of a write that the device has
+	sharesKernel bool          // nodes on one machine, as the demonstration has them
+	guardOptions guard.Options
 
 	// changes has one token: who holds it may change what is on line or exported, and may block.
 	changes chan struct{}
 
 	following sync.Mutex // orders the changes of the units' access states
 
-	mu      sync.RWMutex // guards the maps and what their values say is guarded; held for moments
-	volumes map[string]*volumeState
-	targets map[string]*target
-	units   map[unitKey]*unit
+	mu       sync.RWMutex      // guards the maps and what their values say is guarded; held for moments
+	verdicts map[string]uint64 // on other nodes, by kind
+	volumes  map[string]*volumeState
+	targets  map[string]*target
+	units    map[unitKey]*unit
 }
 
 func newNode(name string, log *slog.Logger) *Node {
 	n := &Node{
 		name: name, log: log, directory: newDirectory(), reconciler: newReconciler(),
-		events: make(chan cluster.Event, maxEvents), changes: make(chan struct{}, 1),
-		volumes: map[string]*volumeState{}, targets: map[string]*target{}, units: map[unitKey]*unit{},
+		events: make(chan cluster.Event, maxEvents), changes: make(chan struct{}, 1), echoes: make(chan struct{}, maxEchoes),
+		verdicts: map[string]uint64{}, volumes: map[string]*volumeState{}, targets: map[string]*target{}, units: map[unitKey]*unit{},
 	}
 	n.changes <- struct{}{}
 	return n

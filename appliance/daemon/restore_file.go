@@ -17,7 +17,7 @@ import (
 func restoreFile(ctx context.Context, c config.Config, file string, force bool, stdout, stderr io.Writer) int {
 	log := slog.New(slog.NewTextHandler(stderr, &slog.HandlerOptions{Level: slog.LevelError}))
 	saved, err := cluster.Restore(ctx, cluster.RestoreOptions{
-		Dir: c.StateDir, Node: c.Node.Name, Config: c.Cluster, File: file, Force: force, Log: log,
+		Dir: c.StateDir, Node: c.Node.Name, Config: c.Cluster, File: file, Force: force, Log: log, Network: newFabric(&c, log),
 	})
 	return finish(savedOf(saved), err, stdout, stderr)
 }

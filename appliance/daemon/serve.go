@@ -36,9 +36,9 @@ func (m *membership) serve(ctx context.Context) error {
 	return m.listen(ctx, nbdPort, m.redirected.Serve)
 }
 
-// listen has a server accept on cluster.address, as one of the tasks.
+// listen has a server accept on the cluster address, as one of the tasks.
 func (m *membership) listen(ctx context.Context, port int, serve func(net.Listener) error) error {
-	l, err := new(net.ListenConfig).Listen(ctx, "tcp", net.JoinHostPort(m.node.clusterAddress, strconv.Itoa(port)))
+	l, err := new(net.ListenConfig).Listen(ctx, "tcp", net.JoinHostPort(m.node.db.Address(), strconv.Itoa(port)))
 	if err != nil {
 		return fmt.Errorf("listen for other nodes: %w", err)
 	}

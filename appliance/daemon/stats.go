@@ -16,7 +16,7 @@ func (n *Node) Stats() server.Stats {
 		LoginsTotal: t.Logins, LoginFailuresTotal: t.LoginFailures, RejectsTotal: t.Rejects,
 		CommandsTotal: t.Commands, ReadBytesTotal: t.BytesOut, WriteBytesTotal: t.BytesIn,
 		PoolBuffers: n.engine.Pool().InUse(), PoolBytes: n.poolBytes, Lanes: n.engine.Rings(),
-		Jobs: len(n.jobs.list()), DatabaseUp: n.database.why() == "",
+		Jobs: len(n.jobs.list()), DatabaseUp: n.database.why() == "", Heartbeats: n.heartbeatStats(),
 	}
 	for _, v := range n.sortedVolumes() {
 		s.Volumes = append(s.Volumes, n.volumeStats(v))

@@ -21,6 +21,8 @@ type Stats struct {
 	Lanes       int
 	Jobs        int
 	DatabaseUp  bool // the cluster database answers
+
+	Heartbeats *HeartbeatStats // nil: the node is in no cluster
 }
 
 // VolumeStats are one volume's numbers on this node.
@@ -97,6 +99,9 @@ func (c *collector) Describe(ch chan<- *prometheus.Desc) {
 	for _, d := range []*prometheus.Desc{volumeIOs, volumeBytes, volumeState, volumeSize, volumeFree, volumeImages, volumeWaits} {
 		ch <- d
 	}
+	for _, d := range beatDescs {
+		ch <- d
+	}
 }
 
 // Collect implements prometheus.Collector.
@@ -109,6 +114,7 @@ func (c *collector) Collect(ch chan<- prometheus.Metric) {
 		collectIO(ch, &s.Volumes[i])
 		collectVolume(ch, &s.Volumes[i])
 	}
+	collectHeartbeats(ch, s.Heartbeats)
 }
 
 func collectIO(ch chan<- prometheus.Metric, v *VolumeStats) {

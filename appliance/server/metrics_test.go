@@ -66,7 +66,7 @@ func registeredMetrics(t *testing.T, r *prometheus.Registry) map[string]string {
 
 // inPageOrder sorts labels as the page names them, from the general to the special.
 func inPageOrder(labels []string) []string {
-	order := []string{"volume", "path", "operation", "state", "call", "status", "version", "commit", "go", "node"}
+	order := []string{"volume", "path", "operation", "state", "what", "peer", "network", "family", "reason", "verdict", "call", "status", "version", "commit", "go", "node"}
 	slices.SortFunc(labels, func(a, b string) int { return slices.Index(order, a) - slices.Index(order, b) })
 	return labels
 }

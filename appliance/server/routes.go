@@ -16,7 +16,7 @@ type route struct {
 
 // routes is the whole API.
 func (s *Server) routes() []route {
-	return append(s.clusterRoutes(), []route{
+	return append(append(s.clusterRoutes(), s.networkRoutes()...), []route{
 		{"GET /v1/version", answer(s.version)},
 
 		{"GET /v1/volumes", answer(s.listVolumes)},

@@ -69,6 +69,7 @@ type Options struct {
 	Jobs     Jobs
 	Cluster  Cluster
 	Nodes    Nodes
+	Networks Networks
 	Stats    func() Stats // for the metrics; called at each scrape
 	Version  api.Version
 	Log      *slog.Logger
@@ -76,7 +77,7 @@ type Options struct {
 
 // Validate checks that no field is missing.
 func (o *Options) Validate() error {
-	for _, part := range []any{o.Volumes, o.Images, o.Targets, o.Sessions, o.Events, o.Jobs, o.Cluster, o.Nodes} {
+	for _, part := range []any{o.Volumes, o.Images, o.Targets, o.Sessions, o.Events, o.Jobs, o.Cluster, o.Nodes, o.Networks} {
 		if part == nil {
 			return errMissing
 		}

@@ -77,6 +77,18 @@ func (f *fake) ResumeNode(_ context.Context, name string) error { return f.note(
 func (f *fake) EvictNode(_ context.Context, name string, force bool) (api.Evicted, error) {
 	return api.Evicted{}, f.note("evict %s %t", name, force)
 }
+func (f *fake) Networks(context.Context) (api.Networks, error) {
+	return api.Networks{}, f.note("networks")
+}
+func (f *fake) SetNetwork(_ context.Context, name string, r api.SetNetwork) (api.Network, error) {
+	return api.Network{}, f.note("set-network %s %t", name, r.Role == nil)
+}
+func (f *fake) Heartbeats(context.Context) (api.Heartbeats, error) {
+	return api.Heartbeats{}, f.note("heartbeats")
+}
+func (f *fake) ValidateCluster(context.Context) (api.Validation, error) {
+	return api.Validation{}, f.note("validate")
+}
 func (f *fake) EjectVolume(_ context.Context, name string) error { return f.note("eject %s", name) }
 func (f *fake) Images(_ context.Context, volume string) ([]api.Image, error) {
 	return []api.Image{}, f.note("images %q", volume)
@@ -135,7 +147,10 @@ func (f *fake) Events(ctx context.Context, follow bool, fn func(api.Event) error
 }
 
 func stats() Stats {
-	return Stats{Sessions: 3, PoolBytes: 1 << 20, Volumes: []VolumeStats{{
+	path := api.HeartbeatPath{Peer: "n2", Network: "Cluster", Family: "IPv6", State: "up", Last: 250 * time.Millisecond, Gaps: 3}
+	path.RTT[10], path.RTT[12] = 5, 1
+	beats := &HeartbeatStats{Kernel: true, Paths: []api.HeartbeatPath{path}, Refused: map[string]uint64{"forged": 2}, Verdicts: map[string]uint64{"node lost": 1}}
+	return Stats{Sessions: 3, PoolBytes: 1 << 20, Heartbeats: beats, Volumes: []VolumeStats{{
 		Name: "Volume1", State: api.Direct, Counters: api.Counters{DirectRead: api.Count{IOs: 5, Bytes: 20480}},
 	}}}
 }
@@ -145,7 +160,7 @@ func serve(t *testing.T) (*api.Client, *fake, *Server) {
 	t.Helper()
 	f := &fake{promised: 5}
 	s, err := New(Options{
-		Volumes: f, Images: f, Targets: f, Sessions: f, Events: f, Jobs: f, Cluster: f, Nodes: f, Stats: stats,
+		Volumes: f, Images: f, Targets: f, Sessions: f, Events: f, Jobs: f, Cluster: f, Nodes: f, Networks: f, Stats: stats,
 		Version: api.Version{Version: "1", Node: "n1"}, Log: slog.New(slog.DiscardHandler),
 	})
 	if err != nil {
@@ -194,6 +209,10 @@ func TestEveryCall(t *testing.T) {
 		{func() error { _, err := c.DrainNode(ctx, "n1"); return err }, "drain n1"},
 		{func() error { return c.ResumeNode(ctx, "n1") }, "resume n1"},
 		{func() error { _, err := c.EvictNode(ctx, "n1", true); return err }, "evict n1 true"},
+		{func() error { _, err := c.Networks(ctx); return err }, "networks"},
+		{func() error { _, err := c.SetNetwork(ctx, "N 1", api.SetNetwork{}); return err }, "set-network N 1 true"},
+		{func() error { _, err := c.Heartbeats(ctx); return err }, "heartbeats"},
+		{func() error { _, err := c.ValidateCluster(ctx); return err }, "validate"},
 		{func() error { _, err := c.Images(ctx, "A&B"); return err }, `images "A&B"`},
 		{func() error { _, err := c.Image(ctx, "A/x/../y z.img"); return err }, "image A x/../y z.img"},
 		{func() error { _, err := c.CreateImage(ctx, api.CreateImage{Image: "A/b", Size: 5}); return err }, "create {Image:A/b Size:5 Thick:false From:}"},
@@ -327,6 +346,12 @@ func TestMetrics(t *testing.T) {
 		`lunar_volume_state{state="Direct",volume="Volume1"} 1`,
 		`lunar_volume_state{state="Paused",volume="Volume1"} 0`,
 		`lunar_iscsi_sessions 3`,
+		`lunar_heartbeat_age_seconds{family="IPv6",network="Cluster",peer="n2"} 0.25`,
+		`lunar_heartbeats_total{family="IPv6",network="Cluster",peer="n2",what="missing"} 3`,
+		`lunar_heartbeat_rtt_seconds_bucket{family="IPv6",network="Cluster",peer="n2",le="2.048e-06"} 5`,
+		`lunar_heartbeat_rtt_seconds_count{family="IPv6",network="Cluster",peer="n2"} 6`,
+		`lunar_heartbeats_refused_total{reason="forged"} 2`,
+		`lunar_network_verdicts_total{verdict="node lost"} 1`,
 		`lunar_api_call_duration_seconds_count{call="GET /v1/volumes",status="200"} 1`,
 		`lunar_build_info{`,
 	} {
@@ -339,7 +364,7 @@ func TestMetrics(t *testing.T) {
 func FuzzDecode(f *testing.F) {
 	f.Add(`{"device":"/dev/sdb","name":"V","format":"xfs"}`)
 	f.Add(`{"device":null}x`)
-	s, err := New(Options{Volumes: &fake{}, Images: &fake{}, Targets: &fake{}, Sessions: &fake{}, Events: &fake{}, Jobs: &fake{}, Cluster: &fake{}, Nodes: &fake{},
+	s, err := New(Options{Volumes: &fake{}, Images: &fake{}, Targets: &fake{}, Sessions: &fake{}, Events: &fake{}, Jobs: &fake{}, Cluster: &fake{}, Nodes: &fake{}, Networks: &fake{},
 		Stats: stats, Log: slog.New(slog.DiscardHandler)})
 	if err != nil {
 		f.Fatal(err)

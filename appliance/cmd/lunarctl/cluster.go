@@ -20,6 +20,7 @@ func (c *cli) clusterCommand() *cobra.Command {
 		c.verb("init", "Make a cluster of this node, which keeps its volumes and targets", 0, c.clusterInit),
 		c.verb("status", "Show the members, their votes, and what to do", 0, c.clusterStatus),
 		c.clusterToken(), c.clusterJoin(), c.clusterLeave(),
+		c.verb("validate", "Check networks, clocks, versions, disk paths and reservations, and say what to do", 0, c.clusterValidate),
 		c.verb("save FILE", "Write the cluster's database, secrets included, to a new file", 1, c.clusterSave), c.clusterRestore())
 }
 

@@ -32,7 +32,7 @@ func (c *cli) sessionList(ctx context.Context, _ []string) error {
 func (c *cli) logCommand() *cobra.Command {
 	var follow bool
 	var volume string
-	cmd := c.verb("log [--follow] [--volume V]", "Print what was done to the volumes, images and targets", 0,
+	cmd := c.verb("log [--follow] [--volume V]", "Print what was done and what happened in the cluster", 0,
 		func(ctx context.Context, _ []string) error { return c.client.Log(ctx, volume, follow, c.printEvent) })
 	cmd.Flags().BoolVarP(&follow, "follow", "f", false, "go on with what happens")
 	cmd.Flags().StringVar(&volume, "volume", "", "only of this volume")
