@@ -122,5 +122,6 @@ type Counters struct {
 	Malformed uint64
 	Misplaced uint64 // came by another network or family than they say
 	Unknown   uint64 // of a node that is no peer
+	Unsent    uint64 // of our own, which the kernel would not take
 	LateTicks uint64 // times that this machine stood still, or did not let us run
 }

@@ -47,7 +47,7 @@ func seedCount(t *testing.T) int {
 		return n
 	}
 	if raceDetector {
-		return *seeds / 6
+		return *seeds / 20
 	}
 	return *seeds
 }

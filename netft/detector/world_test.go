@@ -46,7 +46,6 @@ type node struct {
 	stalled     time.Duration // its daemon, until then
 	stalledAt   time.Duration
 	recorded    time.Duration // something of it was stamped
-	observed    time.Duration // observed silence since recorded, as the world counts it
 	due         time.Duration // observed silence reached the threshold then
 	lost        bool          // by the detector's word
 	stall       bool          // by the detector's word
