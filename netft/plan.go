@@ -3,6 +3,7 @@ package netft
 import (
 	"fmt"
 	"net/netip"
+	"slices"
 
 	"lunar/netft/detector"
 	"lunar/netft/heartbeat"
@@ -87,3 +88,18 @@ func ends(own, peer network.Interface, family detector.Family) (local, remote ne
 
 // fold brings a network's number to the 16 bits of a heartbeat.
 func fold(id uint32) uint16 { return max(1, uint16(id>>16)^uint16(id)) }
+
+// newlyDown are the networks on which this node had a carrier and has none now. That its addresses are gone says so, too.
+func newlyDown(before, now plan) []uint16 {
+	works := map[uint16]bool{}
+	for _, w := range now.watched {
+		works[w.Network] = works[w.Network] || w.Down == ""
+	}
+	var down []uint16
+	for _, w := range before.watched {
+		if w.Down == "" && !works[w.Network] && !slices.Contains(down, w.Network) {
+			down = append(down, w.Network)
+		}
+	}
+	return down
+}

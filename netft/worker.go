@@ -60,7 +60,7 @@ func (f *Fabric) follow() bool {
 	for _, p := range peers {
 		nodes = append(nodes, network.Node{Number: p.Number, Name: p.Name, Interfaces: p.Interfaces})
 	}
-	settings, before := f.settings, f.plan.mistakes
+	settings, last := f.settings, f.plan
 	f.mu.Unlock()
 
 	view := network.Group(nodes, settings)
@@ -68,12 +68,15 @@ func (f *Fabric) follow() bool {
 	f.mu.Lock()
 	f.view, f.plan = view, p
 	f.mu.Unlock()
-	f.complain(before, p.mistakes)
+	f.complain(last.mistakes, p.mistakes)
 	err := f.heart.Set(p.interfaces, p.targets)
 	if err != nil {
 		f.log.Warn("heartbeats do not go over all paths", "error", err)
 	}
 	f.watch(peers, p)
+	for _, id := range newlyDown(last, p) {
+		f.heart.Gone(id)
+	}
 	if f.o.Changed != nil {
 		f.o.Changed()
 	}

@@ -118,6 +118,9 @@ func (d *Detector) Judge(t Tick, stamps []Stamp) []Verdict {
 			d.take(p, &stamps[i], t.Now)
 		}
 	}
+	for _, g := range t.Gone {
+		d.gone(g, t.Now)
+	}
 	for _, p := range d.peers {
 		d.judge(p, t.Now, grace)
 	}
@@ -142,6 +145,18 @@ func (d *Detector) take(p *path, s *Stamp, now time.Duration) {
 		owner.incarnation = have.Incarnation
 		if before != 0 {
 			d.say(Verdict{Kind: NodeRestarted, Path: Path{Peer: p.Peer}}, owner, now)
+		}
+	}
+}
+
+// gone takes a peer's word: its paths there are Lost until heartbeats come that it sent later. Half of what makes a path
+// Suspect is enough for those that were under way.
+func (d *Detector) gone(g Gone, now time.Duration) {
+	if p := d.known[g.Peer]; p != nil {
+		for _, way := range p.paths {
+			if way.Network == g.Network {
+				way.gone = now + d.profile.Leave()/2
+			}
 		}
 	}
 }

@@ -13,6 +13,7 @@ type path struct {
 	state  State
 	steady time.Duration // heartbeats have passed without a gap since; 0: they do not
 	flaps  int           // how often it stopped passing of late
+	gone   time.Duration // what came until then does not count: the peer said that it has no carrier
 	calm   time.Duration // Up since, or since flaps was last counted down
 }
 
@@ -27,7 +28,7 @@ func (d *Detector) judgePath(owner *peer, p *path, now time.Duration, grace bool
 	case Up:
 		v.Kind, p.calm = PathUp, now
 	case Lost:
-		v.Kind, v.Reason = PathLost, p.Down
+		v.Kind, v.Reason = PathLost, p.reason()
 	default:
 		v.Kind = PathSuspect
 	}
@@ -40,7 +41,7 @@ func (d *Detector) next(p *path, now time.Duration, grace bool) Verdict {
 	fresh := proven && silence <= d.profile.Leave()
 	next := p.state
 	switch {
-	case p.Down != "":
+	case p.Down != "", p.isGone():
 		next, fresh = Lost, false
 	case silence >= d.threshold(p):
 		next = Lost
@@ -49,14 +50,26 @@ func (d *Detector) next(p *path, now time.Duration, grace bool) Verdict {
 	case p.state == Up || p.state == Lost && proven:
 		next = Suspect
 	}
-	if grace && next < p.state && p.Down == "" {
+	if grace && next < p.state && !p.told() {
 		next = p.state
 	}
-	if fresh || !grace || p.Down != "" {
+	if fresh || !grace || p.told() {
 		d.count(p, next, fresh, now)
 	}
 	p.state = next
 	return Verdict{Silence: silence, Unobserved: unobserved}
+}
+
+func (p *path) isGone() bool { return p.gone != 0 && min(p.stamp.Seen, p.stamp.Heard) <= p.gone }
+
+// told tells whether someone who knows said that the path is down, so that nothing has to be observed.
+func (p *path) told() bool { return p.Down != "" || p.isGone() }
+
+func (p *path) reason() string {
+	if p.Down == "" && p.isGone() {
+		return "the peer has no carrier"
+	}
+	return p.Down
 }
 
 // worse is the longer silence of the two directions, and whether both ever passed.

@@ -62,6 +62,14 @@ type Tick struct {
 	Kernel bool
 	// Blind is a span not reported before in which nothing was stamped, as the kernel stood still. Zero is none.
 	Blind Span
+	// Gone are networks on which peers say themselves that they have no carrier.
+	Gone []Gone
+}
+
+// Gone is a peer's word that its interface on a network went down.
+type Gone struct {
+	Peer    uint16
+	Network uint16
 }
 
 // State is the state of a path, or the best of a network's two.

@@ -107,7 +107,9 @@ type Heart struct {
 	kernelTick time.Duration // the kernel's last, as known
 	share      int
 	probes     map[uint64]chan struct{} // that wait for an answer, by nonce
-	nonce      uint64
+	nonce      uint64                   // of probes, and of notices
+	notices    map[uint16]uint64        // the last one of each peer
+	gone       []detector.Gone          // for the next tick
 	buffer     []byte
 	oob        []byte
 	scratch    []kernel.Stamp
@@ -132,7 +134,7 @@ func Start(o Options) (*Heart, error) {
 	h := &Heart{
 		o: o, key: beat.NewKey(o.Key), ns: ns, done: make(chan struct{}), attached: map[int]uint16{},
 		sockets: map[door]*socket{}, byPath: map[detector.Path]*path{}, kept: map[kernel.Path]bool{},
-		probes: map[uint64]chan struct{}{}, buffer: make([]byte, maxDatagram), oob: make([]byte, 128),
+		probes: map[uint64]chan struct{}{}, notices: map[uint16]uint64{}, buffer: make([]byte, maxDatagram), oob: make([]byte, 128),
 	}
 	go h.run()
 	return h, nil

@@ -107,8 +107,12 @@ func (h *Heart) takeProbe(s *socket, b []byte, from netip.Addr) {
 		h.refuse(err)
 		return
 	}
-	if m.To != h.o.Number || m.Network != s.network || detector.Family(m.Family) != s.family {
+	if m.To != h.o.Number || detector.Family(m.Family) != s.family {
 		h.counters.Misplaced++
+		return
+	}
+	if m.Network != s.network {
+		h.takeNotice(&m)
 		return
 	}
 	if m.Kind == beat.Answer {

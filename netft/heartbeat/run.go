@@ -64,6 +64,7 @@ func (h *Heart) tick() detector.Tick {
 	if t.Kernel {
 		t.Blind = h.kernelBlind()
 	}
+	t.Gone, h.gone = h.gone, nil
 	return t
 }
 
