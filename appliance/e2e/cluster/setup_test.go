@@ -85,7 +85,7 @@ func newBenchFor(t *testing.T, nodes int, limit time.Duration) *bench {
 		if err := l.Close(); err != nil {
 			t.Errorf("clean up: %v", err)
 		}
-		if t.Failed() {
+		if t.Failed() || os.Getenv("LUNAR_KEEP") != "" {
 			showLogs(t, dir)
 		}
 		_ = os.RemoveAll(dir)
@@ -111,6 +111,9 @@ func showLogs(t *testing.T, dir string) {
 		text, _ := os.ReadFile(path)
 		if keep := os.Getenv("LUNAR_KEEP"); keep != "" {
 			_ = os.WriteFile(filepath.Join(keep, t.Name()+"-"+filepath.Base(path)), text, 0o600)
+		}
+		if !t.Failed() {
+			continue
 		}
 		const most = 6 << 10
 		t.Logf("%s:\n%s", filepath.Base(path), text[max(0, len(text)-most):])

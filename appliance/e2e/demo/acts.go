@@ -26,9 +26,10 @@ const (
 	directBar   = 100 * time.Millisecond
 	moveBar     = 300 * time.Millisecond
 	failoverBar = 3 * time.Second
-	silenceBar  = 6 * time.Second // without a guard that could prove the end: leases and deadlines have to pass
 	hands       = 4
 )
+
+func powerOn(ctx context.Context, n *lab.ClusterNode) error { return n.PowerOn(ctx) }
 
 func (s *show) acts() []act {
 	nothing := func(context.Context, *lab.ClusterNode) error { return nil }
@@ -39,7 +40,9 @@ func (s *show) acts() []act {
 		{"coordinator: SIGSTOP", s.freeze, s.thaw, failoverBar},
 		{"disk path cut", s.cutPath, s.mendPath, failoverBar},
 		{"coordinator: disk path cut", s.cutCoordinatorPath, s.mendPath, failoverBar},
-		{"coordinator: network cut", s.cutNetwork, s.mendNetwork, silenceBar},
+		{"coordinator: network cut", s.cutNetwork, s.mendNetwork, failoverBar},
+		{"coordinator: machine off", s.powerOff, powerOn, failoverBar},
+		{"… and database leader", s.powerOffLeader, powerOn, failoverBar},
 	}
 }
 
@@ -133,6 +136,19 @@ func (s *show) freeze(ctx context.Context) (*lab.ClusterNode, string, error) {
 func (s *show) thaw(ctx context.Context, n *lab.ClusterNode) error {
 	n.Thaw()
 	return n.Revive(ctx, patience)
+}
+
+func (s *show) powerOff(ctx context.Context) (*lab.ClusterNode, string, error) {
+	return s.strike(ctx, func(n *lab.ClusterNode) error { return n.PowerOff(ctx) })
+}
+
+// powerOffLeader takes the leader of the cluster's database along.
+func (s *show) powerOffLeader(ctx context.Context) (*lab.ClusterNode, string, error) {
+	if _, err := s.cluster.LeaderCoordinates(ctx); err != nil {
+		return nil, "", err
+	}
+	time.Sleep(time.Second)
+	return s.powerOff(ctx)
 }
 
 // patience is for a node that was out to end, if it does.

@@ -20,6 +20,7 @@ import (
 type Cluster struct {
 	Nodes   []*ClusterNode
 	Network *Network
+	Second  *Network // nil unless asked for
 	// Device is one more path, which no node has, for what comes after them: fsck, checksums.
 	Device *Loop
 
@@ -42,6 +43,8 @@ type ClusterConfig struct {
 	Nodes int
 	Size  int64  // of the LUN, bytes
 	Extra string // added to each node's configuration file
+	// Second is one more network. The cluster gives the nodes their addresses then, which both networks reach.
+	Second bool
 }
 
 // Volume, Image and Target are what Serve makes.
@@ -69,6 +72,11 @@ func (l *Lab) Cluster(ctx context.Context, c ClusterConfig) (*Cluster, error) {
 		return nil, err
 	}
 	out := &Cluster{Network: network, Device: loops[c.Nodes], lab: l}
+	if c.Second {
+		if out.Second, err = l.Network(ctx); err != nil {
+			return nil, err
+		}
+	}
 	for i := range c.Nodes {
 		n, err := out.node(ctx, i, loops[i], c.Extra)
 		if err != nil {
@@ -129,12 +137,19 @@ func (c *Cluster) node(ctx context.Context, i int, path *Loop, extra string) (*C
 	if err != nil {
 		return nil, err
 	}
+	own := fmt.Sprintf("address = %q\n", address)
+	if c.Second != nil {
+		own = "" // the cluster gives it
+		if _, err := host.Join(ctx, c.Second, byte(i+1)); err != nil {
+			return nil, err
+		}
+	}
 	c.lab.own(func() error { return host.clear(context.Background()) }) //nolint:contextcheck // at the lab's end
 	n := &ClusterNode{Host: host, Path: path, Name: name, cluster: c}
 	n.Lunard, err = c.lab.Lunard(ctx, Config{
 		Name: name, Host: host, Address: address.String(), Port: portalPort,
-		Extra: fmt.Sprintf("\n[cluster]\naddress = %q\nprofile = \"fast\"\n\n[storage]\ndevices = [%q]\nshared_kernel = true\n\n"+
-			"[fence]\nin_flight = \"300ms\"\n\n[engine]\nrings = 1\nbuffer_pool_mib = 32\n", address, path.Path) + extra,
+		Extra: fmt.Sprintf("\n[cluster]\n%sprofile = \"fast\"\n\n[storage]\ndevices = [%q]\nshared_kernel = true\n\n"+
+			"[fence]\nin_flight = \"300ms\"\n\n[engine]\nrings = 1\nbuffer_pool_mib = 32\n", own, path.Path) + extra,
 	})
 	if err != nil {
 		return nil, err
@@ -249,6 +264,32 @@ func (c *Cluster) Coordinator(ctx context.Context) (*ClusterNode, error) {
 		}
 	}
 	return nil, errors.Join(errs...)
+}
+
+// Leader is the node whose member leads the cluster's database.
+func (c *Cluster) Leader(ctx context.Context) (*ClusterNode, error) {
+	st, err := c.Nodes[0].API.Cluster(ctx)
+	if err != nil {
+		return nil, err
+	}
+	for _, n := range c.Nodes {
+		if n.Name == st.Leader {
+			return n, nil
+		}
+	}
+	return nil, fmt.Errorf("no node leads the database: %q", st.Leader)
+}
+
+// LeaderCoordinates moves the volume to the node whose member leads the database, and returns it.
+func (c *Cluster) LeaderCoordinates(ctx context.Context) (*ClusterNode, error) {
+	leader, err := c.Leader(ctx)
+	if err != nil {
+		return nil, err
+	}
+	if now, err := c.Coordinator(ctx); err != nil || now == leader {
+		return leader, err
+	}
+	return leader, c.Move(ctx, leader)
 }
 
 const askLimit = 2 * time.Second // for a node to tell what it knows
