@@ -122,6 +122,19 @@ func (m *member) id() uint64 { return uint64(m.etcd.Server.MemberID()) }
 
 func (m *member) leads() bool { return m.etcd.Server.Leader() == m.etcd.Server.MemberID() }
 
+// votes tells whether the member has caught up and is a voter, as far as it knows. Until it has caught up
+// it takes itself for one. Server.IsLearner must not be asked: it panics once the cluster has removed
+// the member, which ends the goroutine that asks.
+func (m *member) votes() bool {
+	select {
+	case <-m.etcd.Server.ReadyNotify():
+		own := m.etcd.Server.Cluster().Member(m.etcd.Server.MemberID())
+		return own != nil && !own.IsLearner
+	default:
+		return false
+	}
+}
+
 // stop ends the member and what others do through it; one that hangs is left behind, with an error.
 func (m *member) stop() error {
 	var err error

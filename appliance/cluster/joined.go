@@ -221,7 +221,7 @@ func (db *DB) voterURLs(ctx context.Context) ([]string, error) {
 		return nil, nil
 	}
 	client := db.client
-	if m != nil && !m.etcd.Server.IsLearner() {
+	if m != nil && m.votes() {
 		client = m.client
 	}
 	resp, err := client.MemberList(ctx)

@@ -17,10 +17,10 @@ import (
 
 var lastAddress atomic.Uint32
 
-// newAddress is a loop-back address that no other test has, of this process or another.
+// newAddress is a loop-back address that no other test has, of this process or another that runs now.
 func newAddress() string {
-	n := uint32(os.Getpid())<<7 + lastAddress.Add(1)
-	return fmt.Sprintf("127.%d.%d.%d", 64+n>>16&0x7f, n>>8&0xff, 1+n&0x7f)
+	pid := os.Getpid()
+	return fmt.Sprintf("127.%d.%d.%d", 64+pid>>8&0x7f, pid&0xff, 1+lastAddress.Add(1)%250)
 }
 
 // nodeOptions is a node that could be in a cluster, with the fast profile.
@@ -30,7 +30,7 @@ func nodeOptions(t *testing.T, name string) Options {
 		log = slog.New(slog.NewTextHandler(os.Stderr, nil)).With("at", name)
 	}
 	return Options{
-		Dir: t.TempDir(), Node: name, Log: log, VoterPatience: 1500 * time.Millisecond,
+		Dir: t.TempDir(), Node: name, Log: log, VoterPatience: 4 * time.Second,
 		Config: config.Cluster{Address: newAddress(), Profile: config.ProfileFast, Role: config.RoleNode},
 	}
 }
@@ -72,11 +72,14 @@ func newTokenOf(t *testing.T, db *DB) string {
 	return token
 }
 
+// patience is for what ends within a second or two on a machine that has nothing else to do.
+const patience = time.Minute
+
 // waitVoters waits until exactly the named nodes vote, as db sees it.
 func waitVoters(t *testing.T, db *DB, want ...string) {
 	t.Helper()
 	var got []string
-	for range 150 {
+	for end := time.Now().Add(patience); time.Now().Before(end); time.Sleep(100 * time.Millisecond) {
 		st, err := db.Status(t.Context())
 		got = got[:0]
 		for i := range st.Members {
@@ -89,14 +92,13 @@ func waitVoters(t *testing.T, db *DB, want ...string) {
 		if err == nil && slices.Equal(got, want) {
 			return
 		}
-		time.Sleep(100 * time.Millisecond)
 	}
 	t.Fatalf("voters %v, want %v", got, want)
 }
 
 func writes(t *testing.T, db *DB, text string) {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), 8*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), patience)
 	defer cancel()
 	for {
 		err := db.Append(ctx, Event{Text: text})
@@ -108,6 +110,17 @@ func writes(t *testing.T, db *DB, text string) {
 		}
 		time.Sleep(50 * time.Millisecond)
 	}
+}
+
+// evicts lets the other voters answer late.
+func evicts(t *testing.T, db *DB, node string) {
+	t.Helper()
+	err := db.Evict(t.Context(), node)
+	for end := time.Now().Add(patience); errors.Is(err, ErrInUse) && time.Now().Before(end); {
+		time.Sleep(100 * time.Millisecond)
+		err = db.Evict(t.Context(), node)
+	}
+	must(t, err)
 }
 
 func sees(t *testing.T, db *DB, text string) {
@@ -205,7 +218,7 @@ func TestThreeNodes(t *testing.T) {
 	sees(t, a, "without a")
 	waitVoters(t, a, "b", "c", "d")
 
-	must(t, b.Evict(t.Context(), "d"))
+	evicts(t, b, "d")
 	waitVoters(t, b, "a", "b", "c")
 	wantErr(t, b.Evict(t.Context(), "d"), ErrNotFound)
 	wantErr(t, b.Evict(t.Context(), "b"), ErrInUse)
@@ -261,6 +274,67 @@ func TestWitness(t *testing.T) {
 	}
 	must(t, nodes[0].Close())
 	writes(t, nodes[1], "by b and the witness")
+}
+
+// TestVoterOutlivesTheOnlyOneItKnew has the first voter die before the second has been told that it votes.
+func TestVoterOutlivesTheOnlyOneItKnew(t *testing.T) {
+	t.Parallel()
+	var nodes []*DB
+	for _, name := range []string{"a", "b", "c"} {
+		o := nodeOptions(t, name)
+		o.VoterPatience = time.Hour
+		nodes = append(nodes, openNode(t, o))
+	}
+	a, b, c := nodes[0], nodes[1], nodes[2]
+	must(t, a.Init(t.Context()))
+	must(t, b.Join(t.Context(), "", newTokenOf(t, a)))
+	must(t, c.Join(t.Context(), "", newTokenOf(t, a)))
+	waitMember(t, b, func(*member) bool { return true })
+	b.stopWorks()
+	waitMember(t, b, func(m *member) bool { return m.votes() && !b.x.is(m.client) })
+	waitMember(t, c, func(m *member) bool {
+		if mb, _ := b.running(); mb.leads() { // nobody there promotes c
+			ma, _ := a.running()
+			_, err := mb.client.MoveLeader(t.Context(), ma.id())
+			t.Logf("a leads again: %v", err)
+		}
+		return m.votes()
+	})
+	must(t, a.Close())
+	b.begin(t.Context(), b.self.Load())
+	writes(t, b, "by b and c")
+}
+
+// TestRemovedMemberIsAsked: who asks a member that the cluster removes is answered, and goes on.
+func TestRemovedMemberIsAsked(t *testing.T) {
+	t.Parallel()
+	nodes := newCluster(t, "a", "b", "c")
+	waitVoters(t, nodes[0], "a", "b", "c")
+	waitMember(t, nodes[2], (*member).votes)
+	m, _ := nodes[2].running()
+	asked := make(chan bool)
+	go func() {
+		defer close(asked)
+		for m.alive() {
+			m.votes()
+		}
+		asked <- m.votes()
+	}()
+	evicts(t, nodes[0], "c")
+	if votes, ok := <-asked; votes || !ok || !m.over() {
+		t.Fatalf("votes %v, answered %v, removed %v", votes, ok, m.over())
+	}
+}
+
+// waitMember waits until a member runs in db that is what is wanted.
+func waitMember(t *testing.T, db *DB, is func(*member) bool) {
+	t.Helper()
+	for end := time.Now().Add(patience); time.Now().Before(end); time.Sleep(time.Millisecond) {
+		if m, _ := db.running(); m != nil && is(m) {
+			return
+		}
+	}
+	t.Fatalf("no such member in %s", db.node)
 }
 
 func TestJoinIsRefused(t *testing.T) {

@@ -18,15 +18,16 @@ func voterCount(n int) int {
 
 // seat is a node, or a member of etcd, as the rule of voters sees it.
 type seat struct {
-	name    string // "": a member of etcd without a node
-	number  uint16
-	id      uint64 // of its etcd member, 0: none
-	voter   bool
-	learner bool
-	leader  bool
-	witness bool
-	leaving bool
-	alive   bool // heard of within the patience
+	name     string // "": a member of etcd without a node
+	number   uint16
+	id       uint64 // of its etcd member, 0: none
+	voter    bool
+	learner  bool
+	starting bool // its etcd member has not told its name yet
+	leader   bool
+	witness  bool
+	leaving  bool
+	alive    bool // heard of within the patience
 }
 
 // fit tells whether a seat should vote.
@@ -117,10 +118,15 @@ func asInt(b bool) int {
 	return 0
 }
 
-// grow adds learners until there are enough for all who are missing, then makes them voters.
+// grow adds learners until there are enough for all who are missing, then makes them voters. It adds one
+// when the last has started: a member that starts asks all others for the list of members, which must be
+// the one that it was given, and one that itself starts answers none for some seconds.
 func (t *tally) grow(missing int) step {
+	starting := slices.ContainsFunc(t.learners, func(s *seat) bool { return s.starting })
 	switch {
 	case len(t.learners)+len(t.spares) < missing:
+		return step{}
+	case len(t.learners) < missing && starting:
 		return step{}
 	case len(t.learners) < missing:
 		return step{addLearner, t.spares[0].name, 0}

@@ -3,6 +3,7 @@ package cluster
 import (
 	"fmt"
 	"math/rand/v2"
+	"slices"
 	"testing"
 )
 
@@ -115,6 +116,37 @@ func TestPlanNeverRestsAtTwo(t *testing.T) {
 		w.do(s)
 	}
 	if c := w.tally(); c.voters != 3 {
+		t.Fatalf("%+v", w.seats)
+	}
+}
+
+// TestPlanStartsOneAtATime: members that start at once ask each other who the members are.
+func TestPlanStartsOneAtATime(t *testing.T) {
+	w := newWorld(7)
+	for s := plan(w.seats); s.do != nothing; s = plan(w.seats) {
+		w.do(s)
+		if s.do != addLearner {
+			continue
+		}
+		i := slices.IndexFunc(w.seats, func(x seat) bool { return x.name == s.name })
+		w.seats[i].starting = true
+		if next := plan(w.seats); next.do == addLearner {
+			t.Fatalf("%+v while %+v", next, w.seats)
+		}
+		w.seats[i].starting = false
+	}
+	if c := w.tally(); c.voters != 5 {
+		t.Fatalf("%+v", w.seats)
+	}
+	w.seats[0].alive = false
+	w.do(plan(w.seats))
+	for i := range w.seats {
+		if w.seats[i].learner { // it dies while it starts
+			w.seats[i].starting, w.seats[i].alive = true, false
+		}
+	}
+	must(t, w.settle())
+	if c := w.tally(); c.voters != 5 || c.livingVoters != 5 {
 		t.Fatalf("%+v", w.seats)
 	}
 }

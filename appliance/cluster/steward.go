@@ -100,6 +100,7 @@ func (w *steward) beat(ctx context.Context) error {
 			return err
 		}
 	}
+	w.vote()
 	ctx, cancel := context.WithTimeout(ctx, stewardCall)
 	defer cancel()
 	own, err := get[Member](ctx, w.db, memberKeys+w.db.node)
@@ -139,16 +140,22 @@ func (w *steward) lost(ctx context.Context, m *member) error {
 	return nil
 }
 
+// vote goes on through the member here once that votes. It asks no other: the only voter that this node
+// knew until now may be the one that has died since.
+func (w *steward) vote() {
+	m, _ := w.db.running()
+	if m == nil || !m.alive() || !m.votes() || w.db.x.is(m.client) {
+		return
+	}
+	w.db.x.set(m.client, false)
+	w.db.log.Info("this node votes in the cluster database")
+}
+
 // follow does what the records want of this node.
 func (w *steward) follow(ctx context.Context, own *Member, list []*etcdserverpb.Member) error {
 	i := slices.IndexFunc(list, func(m *etcdserverpb.Member) bool { return m.ID == own.EtcdID })
-	m, _ := w.db.running()
-	switch {
-	case m == nil && own.EtcdID != 0 && i >= 0:
+	if m, _ := w.db.running(); m == nil && own.EtcdID != 0 && i >= 0 {
 		return w.start(ctx, list[i], list)
-	case m != nil && m.alive() && !m.etcd.Server.IsLearner() && !w.db.x.is(m.client):
-		w.db.x.set(m.client, false)
-		w.db.log.Info("this node votes in the cluster database")
 	}
 	return w.endpoints(list)
 }
@@ -310,6 +317,7 @@ func (w *steward) seats(ctx context.Context, m *member, members []Member, list [
 		s.alive = time.Since(w.heard[r.Name]) < w.db.options.VoterPatience
 		if e := byAddress(list, r.Address); e != nil {
 			s.id, s.learner, s.voter, s.leader = e.ID, e.IsLearner, !e.IsLearner, e.ID == m.id()
+			s.starting = e.Name == ""
 			known[e.ID] = true
 		}
 		if s.id != r.EtcdID {

@@ -124,7 +124,7 @@ func (db *DB) openVoter(ctx context.Context, s *self) error {
 	}
 	_, remote := db.running()
 	db.setEngine(m, remote)
-	if m.etcd.Server.IsLearner() {
+	if !m.votes() {
 		db.x.set(remote, false)
 		return nil
 	}
