@@ -132,6 +132,7 @@ func (n *labNode) start(o Options) {
 	}
 }
 
+// stop may be called twice.
 func (n *labNode) stop() {
 	if err := n.fabric.Close(); err != nil {
 		n.lab.t.Error(err)
@@ -232,7 +233,7 @@ func (n *labNode) via(to uint16) (name string) {
 }
 
 // deaf makes the switch drop, silently, what others send to a node over a network; what it sends passes. The switch
-// is told that the node is where the others' frames come from.
+// is told that the node is where another one is.
 func (l *lab) deaf(n *labNode, i int, on bool) {
 	l.t.Helper()
 	var mac net.HardwareAddr
@@ -243,25 +244,24 @@ func (l *lab) deaf(n *labNode, i int, on bool) {
 		}
 		return err
 	})
-	for _, o := range l.nodes {
-		if o == n {
-			continue
-		}
-		l.hub.Must(func() error {
-			p, err := netlink.LinkByName(port(o.number, i))
-			if err != nil {
-				return err
-			}
-			entry := &netlink.Neigh{
-				LinkIndex: p.Attrs().Index, Family: unix.AF_BRIDGE, State: netlink.NUD_NOARP,
-				Flags: netlink.NTF_MASTER | ntfSticky, HardwareAddr: mac,
-			}
-			if !on {
-				return netlink.NeighDel(entry)
-			}
-			return netlink.NeighSet(entry)
-		})
+	other := l.nodes[0]
+	if other == n {
+		other = l.nodes[1]
 	}
+	l.hub.Must(func() error {
+		p, err := netlink.LinkByName(port(other.number, i))
+		if err != nil {
+			return err
+		}
+		entry := &netlink.Neigh{
+			LinkIndex: p.Attrs().Index, Family: unix.AF_BRIDGE, State: netlink.NUD_NOARP,
+			Flags: netlink.NTF_MASTER | ntfSticky, HardwareAddr: mac,
+		}
+		if !on {
+			return netlink.NeighDel(entry)
+		}
+		return netlink.NeighSet(entry)
+	})
 }
 
 // stream is a TCP connection between two nodes' cluster addresses, with a byte to and fro all the time.
