@@ -46,7 +46,10 @@ type Watcher struct {
 // kernel could not be asked at all.
 func Watch(ctx context.Context, log *slog.Logger, changed func([]network.Interface)) (*Watcher, error) {
 	w := &Watcher{log: log, changed: changed, buffer: receiveBuffer, overruns: func() {}}
-	return w, w.start(ctx)
+	if err := w.start(ctx); err != nil {
+		return nil, err
+	}
+	return w, nil
 }
 
 func (w *Watcher) start(ctx context.Context) error {
