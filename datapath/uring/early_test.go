@@ -41,3 +41,26 @@ func TestSubmitsWithinBatch(t *testing.T) {
 		t.Errorf("%d of %d operations were built before any was submitted", built, depth)
 	}
 }
+
+// TestSubmitsAloneBeforeWaiting looks at what is left to submit when a ring is about to wait: nothing when one operation
+// is under way, all of them, for one enter, when there are two.
+func TestSubmitsAloneBeforeWaiting(t *testing.T) {
+	e := uringtest.Open(t, uring.Options{})
+	for depth, want := range map[int]int{1: 0, 2: 2} {
+		left, done := make(chan int, 1), make(chan struct{}, depth)
+		if err := e.Ring(0).Post(func() {
+			for range depth {
+				e.Ring(0).Submit(&uring.Op{Done: func(*uring.Op) { done <- struct{}{} }})
+			}
+			left <- uring.StartAlone(e.Ring(0))
+		}); err != nil {
+			t.Fatal(err)
+		}
+		if got := <-left; got != want {
+			t.Errorf("%d of %d operations are left to submit, want %d", got, depth, want)
+		}
+		for range depth {
+			<-done
+		}
+	}
+}

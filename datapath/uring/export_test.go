@@ -12,3 +12,9 @@ func DenyDiscardCommand() (undo func()) {
 
 // Built is the number of requests that are built and not yet handed to the kernel.
 func Built(r *Ring) int { return r.sys.Pending() }
+
+// StartAlone does what a ring does before it waits, and tells how many requests stay built after it.
+func StartAlone(r *Ring) int {
+	r.startAlone()
+	return r.sys.Pending()
+}

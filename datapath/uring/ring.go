@@ -214,6 +214,7 @@ func (r *Ring) enter() {
 		r.submit(true)
 		return
 	}
+	r.startAlone()
 	if !r.mail.sleep() {
 		r.submit(true)
 		return
@@ -225,6 +226,15 @@ func (r *Ring) enter() {
 		r.quiet++
 	}
 	r.check(e)
+}
+
+// startAlone submits an operation that is the only one under way before the enter that waits for it. A device whose
+// work is done by a thread of the kernel can then run that thread on this CPU when the submission returns, while the
+// ring is still runnable: the completion is there when the ring asks, and nobody has to wake it.
+func (r *Ring) startAlone() {
+	if r.fresh == 1 && r.inKernel == 1 {
+		r.submit(false)
+	}
 }
 
 // sleepLimit bounds a sleep by the next deadline, unless the tick comes first: then it is 0.
