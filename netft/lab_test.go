@@ -363,3 +363,10 @@ func cpuTime() time.Duration {
 
 // ntfSticky keeps a switch from learning better, NTF_STICKY of linux/neighbour.h.
 const ntfSticky = 0x40
+
+// MTU sets that of an interface.
+func (n *labNode) MTU(name string, mtu int) {
+	n.Must(func() error {
+		return netlink.LinkSetMTU(&netlink.Device{LinkAttrs: netlink.LinkAttrs{Name: name}}, mtu)
+	})
+}
