@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"sync/atomic"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -68,7 +69,9 @@ func (h *Heartbeat) dropPaths(wanted map[Path]bool) error {
 	if freed == nil {
 		return nil
 	}
-	waitForKernel()
+	if !waitForKernel() {
+		time.Sleep(gracePause)
+	}
 	for _, slot := range freed {
 		h.memory.clear(slot, Path{}, 0)
 	}
@@ -76,11 +79,15 @@ func (h *Heartbeat) dropPaths(wanted map[Path]bool) error {
 	return nil
 }
 
+// gracePause is far longer than a program runs, which is a few µs.
+const gracePause = 50 * time.Millisecond
+
 // waitForKernel returns when each program that could have found a path before is done: this barrier is a grace period.
-// A kernel that has none (nohz_full) leaves a window of a microsecond, in which a slot that was freed is written.
-func waitForKernel() {
+// A kernel with nohz_full processors has none, and says false.
+func waitForKernel() bool {
 	const global = 1 // MEMBARRIER_CMD_GLOBAL
-	_, _, _ = unix.Syscall(unix.SYS_MEMBARRIER, global, 0, 0)
+	_, _, errno := unix.Syscall(unix.SYS_MEMBARRIER, global, 0, 0)
+	return errno == 0
 }
 
 func (h *Heartbeat) addPaths(paths []Path) error {
