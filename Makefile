@@ -34,7 +34,8 @@ run: build ## serve a volume in a file to a real initiator and check it; ONCE=1 
 test: generated format vet lint race peer e2e ## everything that CI checks
 
 generated: ## check that generated code is current
-	@sums() { { grep -rlE --include='*.go' --exclude-dir=build '^// Code generated .* DO NOT EDIT' . || true; } | sort | xargs -r sha256sum; }; \
+	@$(PACKAGES) build
+	@sums() { { grep -rlE --include='*.go' --exclude-dir=build '^// Code generated .* DO NOT EDIT' . || true; find bpf -name '*.o'; } | sort | xargs -r sha256sum; }; \
 	before=$$(sums); $(GO) generate ./...; \
 	diff <(echo "$$before") <(echo "$$(sums)") || { echo 'generated code was stale: commit what go generate made'; exit 1; }
 
