@@ -10,6 +10,7 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -81,13 +82,34 @@ func (f *fabric) loopback() bool {
 	return err == nil && a.IsLoopback()
 }
 
-// Interfaces implements cluster.Network.
+// An interface that came up has no link-local address for a while, until the kernel knows that nobody else has it
+// (RFC 4862 §5.4). Others must not be told of it without one: their routes to this node would go, and with them the way
+// to tell them more.
+const (
+	settleLimit = 3 * time.Second
+	settlePause = 50 * time.Millisecond
+)
+
+// Interfaces implements cluster.Network. It waits a little for addresses that are about to come.
 func (f *fabric) Interfaces(ctx context.Context) (json.RawMessage, error) {
-	all, err := f.interfaces(ctx)
-	if err != nil {
-		return nil, err
+	for end := time.Now().Add(settleLimit); ; {
+		all, err := f.interfaces(ctx)
+		if err != nil {
+			return nil, err
+		}
+		if haveLinkLocal(all) || time.Now().After(end) {
+			return json.Marshal(publishable(all))
+		}
+		if err := pause(ctx, settlePause); err != nil {
+			return nil, err
+		}
 	}
-	return json.Marshal(publishable(all))
+}
+
+func haveLinkLocal(all []network.Interface) bool {
+	return !slices.ContainsFunc(all, func(i network.Interface) bool {
+		return i.Running() && i.MAC != "" && !i.IPv6Disabled && !i.LinkLocal().IsValid()
+	})
 }
 
 func (f *fabric) interfaces(ctx context.Context) (all []network.Interface, err error) {

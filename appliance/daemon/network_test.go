@@ -50,6 +50,18 @@ func TestPublishedInterfacesAreBounded(t *testing.T) {
 	}
 }
 
+func TestInterfacesSettle(t *testing.T) {
+	i := network.Interface{Name: "eth0", MAC: "02:00:00:00:00:01", Up: true, Carrier: true}
+	i.Addresses = []netip.Prefix{netip.MustParsePrefix("192.0.2.1/24")}
+	ready := i
+	ready.Addresses = append(slices.Clone(i.Addresses), netip.MustParsePrefix("fe80::1/64"))
+	without, down := i, i
+	without.IPv6Disabled, down.Carrier = true, false
+	if haveLinkLocal([]network.Interface{ready, i}) || !haveLinkLocal([]network.Interface{ready, without, down}) {
+		t.Fatal("only an interface that runs with IPv6 and has no link-local address is not settled")
+	}
+}
+
 // twoNets is n1 and n2 on a network for clients and one of their own.
 func twoNets() []network.Node {
 	var out []network.Node
