@@ -7,6 +7,7 @@ import (
 	"runtime"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -113,23 +114,18 @@ func BenchmarkAccuracy(b *testing.B) {
 }
 
 func spin(threads int) (stop func()) {
-	ended := make(chan struct{})
+	var ended atomic.Bool
 	var wait sync.WaitGroup
 	before := runtime.GOMAXPROCS(threads + runtime.NumCPU())
 	for range threads {
 		wait.Go(func() {
 			runtime.LockOSThread()
 			defer runtime.UnlockOSThread()
-			for {
-				select {
-				case <-ended:
-					return
-				default:
-				}
+			for !ended.Load() {
 			}
 		})
 	}
-	return func() { close(ended); wait.Wait(); runtime.GOMAXPROCS(before) }
+	return func() { ended.Store(true); wait.Wait(); runtime.GOMAXPROCS(before) }
 }
 
 // received is when one beat was seen.
