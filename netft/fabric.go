@@ -91,7 +91,7 @@ func (f *Fabric) remember() {
 func (f *Fabric) begin(ctx context.Context) error {
 	var err error
 	if f.o.Cluster.IsValid() {
-		if f.routes, err = route.Start(f.o.Cluster, f.log); err != nil {
+		if f.routes, err = route.Start(f.o.Cluster, f.log); err != nil { //nolint:contextcheck // the Keeper outlives the start
 			return err
 		}
 	}

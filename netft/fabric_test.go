@@ -7,10 +7,13 @@ import (
 	"lunar/netft/detector"
 )
 
-// both runs a test by each method.
+// both runs a test by each method, at the same time.
 func both(t *testing.T, f func(t *testing.T, o Options)) {
 	for name, bpf := range map[string]bool{MethodKernel: true, MethodSocket: false} {
-		t.Run(name, func(t *testing.T) { f(t, Options{Profile: detector.Fast(), BPF: bpf}) })
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			f(t, Options{Profile: detector.Fast(), BPF: bpf})
+		})
 	}
 }
 

@@ -8,6 +8,7 @@ import (
 	"net"
 	"net/netip"
 	"os"
+	"slices"
 	"sync"
 	"testing"
 	"time"
@@ -40,6 +41,8 @@ type labNode struct {
 	lab    *lab
 	number uint16
 	fabric *Fabric
+	// published are the interfaces that the others were told of.
+	published []network.Interface
 
 	mu       sync.Mutex // guards verdicts
 	verdicts []Verdict
@@ -143,9 +146,22 @@ func (n *labNode) peer() Peer {
 	return Peer{Name: fmt.Sprintf("node%d", n.number), Number: n.number, Cluster: clusterAddress(n.number), Interfaces: n.fabric.Interfaces()}
 }
 
+// publish tells the others of nodes whose interfaces changed, as the cluster's database does.
+func (l *lab) publish() {
+	for _, n := range l.nodes {
+		if !slices.EqualFunc(n.published, n.fabric.Interfaces(), network.Interface.Equal) {
+			l.introduce()
+			return
+		}
+	}
+}
+
 // introduce tells each node of the others.
 func (l *lab) introduce() {
 	l.t.Helper()
+	for _, n := range l.nodes {
+		n.published = n.fabric.Interfaces()
+	}
 	for _, n := range l.nodes {
 		var peers []Peer
 		for _, o := range l.nodes {
@@ -176,6 +192,7 @@ func until(t *testing.T, limit time.Duration, what string, ok func() bool) time.
 func (l *lab) healthy(networks int) {
 	l.t.Helper()
 	until(l.t, 20*time.Second, "all paths up", func() bool {
+		l.publish()
 		for _, n := range l.nodes {
 			if !n.allUp(2 * networks * (len(l.nodes) - 1)) {
 				return false

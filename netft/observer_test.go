@@ -31,13 +31,24 @@ func watched(t *testing.T, o Options) (*labNode, *observer) {
 	a, b := l.nodes[0], l.nodes[1]
 	a.start(o)
 	ob := startObserver(t, b, o.BPF)
-	first := ob.ask([]Peer{a.peer()})
-	if err := a.fabric.SetPeers([]Peer{first.Peer}); err != nil {
+	feed(t, a)
+	until(t, 20*time.Second, "all addresses", func() bool { return complete(a.peer()) && complete(ob.ask(nil).Peer) })
+	if err := a.fabric.SetPeers([]Peer{ob.ask([]Peer{a.peer()}).Peer}); err != nil {
 		t.Fatal(err)
 	}
-	feed(t, a)
 	until(t, 20*time.Second, "all paths up", func() bool { return ob.ask(nil).Up == 4 && a.allUp(4) })
 	return a, ob
+}
+
+// complete tells whether the kernel has given a node both link-local addresses.
+func complete(p Peer) bool {
+	found := 0
+	for _, i := range p.Interfaces {
+		if i.LinkLocal().IsValid() && i.Address4().IsValid() {
+			found++
+		}
+	}
+	return found == 2
 }
 
 // feed sends what the plain detector of node 2 waits for.
@@ -109,16 +120,15 @@ func TestObserverStopped(t *testing.T) {
 	})
 }
 
-// TestBusy keeps the CPUs busy with 8 processes: nobody is suspected.
+// TestBusy keeps the CPUs busy with 8 threads and more: nobody is suspected.
 func TestBusy(t *testing.T) {
 	both(t, func(t *testing.T, o Options) {
 		a, ob := watched(t, o)
 		before := ob.ask(nil)
 		a.forget()
-		stop := spin(t, 8)
+		defer spin(t, 8)()
 		time.Sleep(time.Duration(rounds()) * 2 * time.Second)
 		after := ob.ask(nil)
-		stop()
 		t.Logf("%d s: %d suspicions, %d late ticks, %d suspicions by a plain detector", 2*rounds(), after.Suspect-before.Suspect,
 			after.Late-before.Late, after.Plain-before.Plain)
 		if got := after.Suspect - before.Suspect + a.count(detector.NodeLost, detector.DaemonStalled); got != 0 {

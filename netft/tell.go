@@ -14,7 +14,7 @@ import (
 )
 
 // tell logs the verdicts and hands them on.
-func (f *Fabric) tell(verdicts []detector.Verdict) {
+func (f *Fabric) tell(ctx context.Context, verdicts []detector.Verdict) {
 	if len(verdicts) == 0 {
 		return
 	}
@@ -28,14 +28,14 @@ func (f *Fabric) tell(verdicts []detector.Verdict) {
 		if i := slices.IndexFunc(peers, func(p Peer) bool { return p.Number == d.Path.Peer }); i >= 0 {
 			v.Peer = peers[i].Name
 		}
-		f.logVerdict(&v)
+		f.logVerdict(ctx, &v)
 		if f.o.Verdict != nil {
 			f.o.Verdict(v)
 		}
 	}
 }
 
-func (f *Fabric) logVerdict(v *Verdict) {
+func (f *Fabric) logVerdict(ctx context.Context, v *Verdict) {
 	level := slog.LevelInfo
 	switch v.Kind {
 	case detector.NodeLost, detector.DaemonStalled, detector.NetworkDown:
@@ -56,7 +56,7 @@ func (f *Fabric) logVerdict(v *Verdict) {
 	if v.Reason != "" {
 		args = append(args, "reason", v.Reason)
 	}
-	f.log.Log(context.Background(), level, v.Kind.String(), args...)
+	f.log.Log(ctx, level, v.Kind.String(), args...)
 }
 
 // Paths tells of every path, sorted by peer, network and family.

@@ -30,20 +30,20 @@ func (f *Fabric) run(ctx context.Context) {
 			f.mu.Unlock()
 		}
 		retry = nil
-		if !f.step() {
+		if !f.step(ctx) {
 			retry = time.After(pauseAfterError)
 		}
 	}
 }
 
 // step returns false if something has to be tried again.
-func (f *Fabric) step() bool {
+func (f *Fabric) step(ctx context.Context) bool {
 	ok := f.follow()
 	verdicts := f.take()
 	if !f.reroute() {
 		ok = false
 	}
-	f.tell(verdicts)
+	f.tell(ctx, verdicts)
 	return ok
 }
 
@@ -202,18 +202,22 @@ func (f *Fabric) state(networks []network.Network, name string, p plan, peer Pee
 		if !way.Local.Interface.Running() {
 			return detector.Lost
 		}
-		f.judging.Lock()
-		defer f.judging.Unlock()
-		if !peer.Cluster.IsValid() {
-			return f.detector.Network(peer.Number, p.numbers[name])
-		}
-		hop, ok := way.NextHop(peer.Cluster)
-		if !ok {
-			return detector.Lost
-		}
-		return f.detector.Path(detector.Path{Peer: peer.Number, Network: p.numbers[name], Family: familyOf(hop)})
+		return f.judged(peer, way, p.numbers[name])
 	}
 	return detector.None
+}
+
+func (f *Fabric) judged(peer Peer, way network.Path, number uint16) detector.State {
+	f.judging.Lock()
+	defer f.judging.Unlock()
+	if !peer.Cluster.IsValid() {
+		return f.detector.Network(peer.Number, number)
+	}
+	hop, ok := way.NextHop(peer.Cluster)
+	if !ok {
+		return detector.Lost
+	}
+	return f.detector.Path(detector.Path{Peer: peer.Number, Network: number, Family: familyOf(hop)})
 }
 
 func familyOf(a netip.Addr) detector.Family {

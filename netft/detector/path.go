@@ -111,7 +111,7 @@ func (d *Detector) count(p *path, next State, fresh bool, now time.Duration) {
 	case fresh && p.steady == 0:
 		p.steady = now
 	}
-	if next == Up && p.state == Up && p.flaps > 0 && now-p.calm >= 4*d.hold(p) {
+	if next == Up && p.state == Up && p.flaps > 0 && now-p.calm >= max(4*d.hold(p), 2*d.profile.Threshold()) {
 		p.flaps--
 		p.calm = now
 	}

@@ -12,7 +12,7 @@ import (
 
 var (
 	oneSeed = flag.Uint64("seed", 0, "simulate this seed alone, and print its verdicts")
-	seeds   = flag.Int("seeds", 3000, "how many seeds to simulate")
+	seeds   = flag.Int("seeds", 2000, "how many seeds to simulate")
 )
 
 // TestSimulation runs histories of faults, and holds each verdict against the truth. -seed replays one.
@@ -47,7 +47,7 @@ func seedCount(t *testing.T) int {
 		return n
 	}
 	if raceDetector {
-		return *seeds / 20
+		return *seeds / 10
 	}
 	return *seeds
 }

@@ -102,7 +102,6 @@ type Heart struct {
 	kept       map[kernel.Path]bool // stamped by the kernel
 	counters   Counters
 	drained    time.Duration // when the sockets were empty last
-	beaten     time.Duration // when a beat of ours was sent last
 	lateTick   time.Duration // the kernel's latest, as known
 	kernelTick time.Duration // the kernel's last, as known
 	share      int

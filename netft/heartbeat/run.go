@@ -1,6 +1,7 @@
 package heartbeat
 
 import (
+	"errors"
 	"net/netip"
 	"os"
 	"runtime"
@@ -36,7 +37,7 @@ func (h *Heart) run() {
 
 func sleepUntil(t time.Duration) {
 	ts := unix.NsecToTimespec(int64(t))
-	for unix.ClockNanosleep(unix.CLOCK_MONOTONIC, unix.TIMER_ABSTIME, &ts, nil) == unix.EINTR { //nolint:errorlint // a plain errno
+	for unix.ClockNanosleep(unix.CLOCK_MONOTONIC, unix.TIMER_ABSTIME, &ts, nil) == unix.EINTR {
 		continue
 	}
 }
@@ -96,7 +97,6 @@ func (h *Heart) beat() {
 			h.counters.Unsent++
 			continue
 		}
-		h.beaten = now
 		p.stamp.Sent++
 		p.stamp.LastSent = now
 	}
@@ -162,25 +162,21 @@ func (h *Heart) take(s *socket, b []byte, from netip.Addr, at time.Duration) {
 }
 
 func (h *Heart) refuse(err error) {
-	switch err { //nolint:errorlint // Open returns these as they are, and a flood must cost little
-	case beat.ErrForged:
+	switch {
+	case errors.Is(err, beat.ErrForged):
 		h.counters.Forged++
-	case beat.ErrContent:
+	case errors.Is(err, beat.ErrContent):
 		h.counters.Malformed++
 	default:
 		h.counters.Foreign++
 	}
 }
 
-// answer goes back to where the beat came from.
+// answer goes back to where the beat came from. Its age is 0, as the daemon itself makes it.
 func (h *Heart) answer(s *socket, m *beat.Message, to netip.Addr, came time.Duration) {
 	now := Now()
-	age := beat.AgeUnknown
-	if h.beaten != 0 {
-		age = beat.AgeOf(now - h.beaten)
-	}
 	answer := beat.Message{
-		Kind: beat.Answer, From: h.o.Number, To: m.From, Network: m.Network, Family: m.Family, Age: age,
+		Kind: beat.Answer, From: h.o.Number, To: m.From, Network: m.Network, Family: m.Family, Age: beat.AgeOf(0),
 		Incarnation: h.o.Incarnation, Sequence: m.Sequence, Sent: uint64(now), Echo: m.Sent, Hold: uint64(now - came),
 	}
 	var b [beat.Size]byte
