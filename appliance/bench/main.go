@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"os"
 	"os/signal"
+	"regexp"
 	"slices"
 	"strconv"
 	"strings"
@@ -19,6 +20,7 @@ type options struct {
 	bin, source, dir string
 	targets          []string
 	connections      []int
+	only             *regexp.Regexp // of the loads' names
 	rounds           int
 	seconds          float64
 	growth           bool
@@ -41,13 +43,14 @@ func main() {
 
 func parse(args []string) (options, error) {
 	var o options
-	var connections, targets string
+	var connections, targets, only string
 	flags := flag.NewFlagSet("bench", flag.ExitOnError)
 	flags.StringVar(&o.bin, "bin", "build/bin", "`folder` of lunard, lunarctl and gotgt")
 	flags.StringVar(&o.source, "client", "appliance/bench/client/client.c", "`path` of the client's source")
 	flags.StringVar(&o.dir, "dir", os.TempDir(), "`folder` for the disks, 3 GiB each")
-	flags.StringVar(&targets, "targets", "lunard,tgtd-aio,tgtd-rdwr,gotgt", "comma-separated `names`")
+	flags.StringVar(&targets, "targets", "lunard,tgtd-aio,tgtd-rdwr,gotgt", "comma-separated `names`; lunard=FOLDER is another build of lunard")
 	flags.StringVar(&connections, "connections", "1,8", "comma-separated `numbers`")
+	flags.StringVar(&only, "loads", "", "`expression` that the names of the loads match, such as \"4k .* QD1 \"")
 	flags.IntVar(&o.rounds, "rounds", 3, "`number` of rounds")
 	flags.Float64Var(&o.seconds, "seconds", 2, "`length` of each run")
 	flags.BoolVar(&o.growth, "growth", false, "measure lunard alone, with up to 1,000 LUNs and sessions")
@@ -59,6 +62,10 @@ func parse(args []string) (options, error) {
 			return o, fmt.Errorf("-connections: %q is not a positive number", text)
 		}
 		o.connections = append(o.connections, n)
+	}
+	var err error
+	if o.only, err = regexp.Compile(only); err != nil {
+		return o, fmt.Errorf("-loads: %w", err)
 	}
 	if o.rounds < 1 || o.seconds <= 0 {
 		return o, errors.New("-rounds and -seconds must be positive")
@@ -85,13 +92,14 @@ func bench(ctx context.Context, o options) (err error) {
 		return grow(ctx, l, client, o.seconds)
 	}
 	f := field{lab: l}
+	defer func() { err = errors.Join(err, f.close()) }()
 	if err := f.start(ctx, o.targets); err != nil {
 		return err
 	}
 	if err := fill(ctx, client, f.targets); err != nil {
 		return err
 	}
-	order := loads(o.connections)
+	order := slices.DeleteFunc(loads(o.connections), func(l Load) bool { return !o.only.MatchString(l.String()) })
 	results, err := rounds(ctx, o, client, f.targets, order)
 	if err != nil {
 		return err

@@ -1,12 +1,14 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strings"
 
 	"lunar/appliance/e2e/lab"
 )
@@ -30,6 +32,7 @@ const ours = "lunard"
 type field struct {
 	lab     *lab.Lab
 	targets []Target
+	labs    []*lab.Lab // of lunards
 }
 
 func (f *field) start(ctx context.Context, names []string) error {
@@ -44,16 +47,13 @@ func (f *field) start(ctx context.Context, names []string) error {
 }
 
 func (f *field) one(ctx context.Context, name string) (*lab.Export, error) {
+	kind, bin, _ := strings.Cut(name, "=")
+	if kind == ours {
+		return f.lunard(ctx, cmp.Or(bin, f.lab.Bin))
+	}
 	device, err := f.lab.Loop(name+".disk", deviceSize)
 	if err != nil {
 		return nil, err
-	}
-	if name == ours {
-		node, err := f.lab.Lunard(ctx, lab.Config{})
-		if err != nil {
-			return nil, err
-		}
-		return node.ServeImage(ctx, device.Path, fmt.Sprint(imageSize), iqn)
 	}
 	path, err := f.fileOn(ctx, device, name)
 	if err != nil {
@@ -68,6 +68,32 @@ func (f *field) one(ctx context.Context, name string) (*lab.Export, error) {
 		return f.lab.Gotgt(filepath.Join(f.lab.Bin, "gotgt"), path)
 	}
 	return nil, errors.New("unknown target: use lunard, tgtd-aio, tgtd-rdwr, gotgt")
+}
+
+// lunard starts the build in the folder bin, in a lab of its own: there may be several.
+func (f *field) lunard(ctx context.Context, bin string) (*lab.Export, error) {
+	own, err := lab.Open(f.lab.Path(fmt.Sprint("l", len(f.targets))), bin)
+	if err != nil {
+		return nil, err
+	}
+	f.labs = append(f.labs, own)
+	device, err := own.Loop("disk", deviceSize)
+	if err != nil {
+		return nil, err
+	}
+	node, err := own.Lunard(ctx, lab.Config{})
+	if err != nil {
+		return nil, err
+	}
+	return node.ServeImage(ctx, device.Path, fmt.Sprint(imageSize), iqn)
+}
+
+// close ends the labs that lunard made.
+func (f *field) close() (err error) {
+	for _, l := range f.labs {
+		err = errors.Join(err, l.Close())
+	}
+	return err
 }
 
 // fileOn makes an XFS with one file, as lunard has it.
