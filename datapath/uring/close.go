@@ -22,12 +22,9 @@ func (r *Ring) beginClose() {
 func (r *Ring) beginAbort() {
 	_ = r.mail.post(func() {
 		r.aborted = true
-		waiting := r.queue.removeIf(func(*Op) bool { return true })
-		for op := waiting.takeAll(); op != nil; {
-			next := op.next
-			r.unqueued(op, unix.ECANCELED)
-			op = next
-		}
+		r.eachQueue(func(l *opList) {
+			r.drop(l, unix.ECANCELED, func(*Op) bool { return true })
+		})
 		for i := range r.slots {
 			if op, ok := r.slots[i].owner.(*Op); ok {
 				r.Cancel(op)
@@ -42,7 +39,7 @@ func (r *Ring) drained() bool {
 	if r.aborted {
 		left -= r.heldOps
 	}
-	return left == 0 && r.queue.empty() && r.finished.empty() && len(r.later) == 0 && len(r.sockets) == 0 && r.mail.kill()
+	return left == 0 && r.waiting() == 0 && r.finished.empty() && len(r.later) == 0 && len(r.sockets) == 0 && r.mail.kill()
 }
 
 // abandoned keeps what the kernel may still write to when a ring is closed over held operations.

@@ -2,6 +2,7 @@ package uring
 
 import (
 	"runtime"
+	"syscall"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -16,19 +17,26 @@ func (r *Ring) expire() {
 		return
 	}
 	r.due = never
-	late := r.queue.removeIf(func(op *Op) bool { return op.expires <= r.now })
-	for op := late.takeAll(); op != nil; {
-		next := op.next
-		r.unqueued(op, unix.ETIMEDOUT)
-		op = next
-	}
-	for op := r.queue.head; op != nil; op = op.next {
-		r.due = min(r.due, op.expires)
-	}
+	r.eachQueue(func(l *opList) {
+		r.drop(l, unix.ETIMEDOUT, func(op *Op) bool { return op.expires <= r.now })
+		for op := l.head; op != nil; op = op.next {
+			r.due = min(r.due, op.expires)
+		}
+	})
 	for i := range r.slots {
 		if op, ok := r.slots[i].owner.(*Op); ok {
 			r.judge(op)
 		}
+	}
+}
+
+// drop ends the waiting operations of l for which cond holds.
+func (r *Ring) drop(l *opList, why syscall.Errno, cond func(*Op) bool) {
+	gone := l.removeIf(cond)
+	for op := gone.takeAll(); op != nil; {
+		next := op.next
+		r.unqueued(op, why)
+		op = next
 	}
 }
 
@@ -67,8 +75,9 @@ func (r *Ring) cancelInKernel(op *Op) {
 func (r *Ring) Cancel(op *Op) {
 	switch op.state {
 	case queued:
-		r.queue.removeIf(func(o *Op) bool { return o == op })
-		r.unqueued(op, unix.ECANCELED)
+		r.eachQueue(func(l *opList) {
+			r.drop(l, unix.ECANCELED, func(o *Op) bool { return o == op })
+		})
 	case inKernel:
 		if op.why == 0 {
 			op.why = unix.ECANCELED
@@ -100,6 +109,7 @@ func (h *heldOp) complete(r *Ring, slot uint32, _ int32, _ uint32) {
 	r.release(slot)
 	r.inKernel--
 	r.heldOps--
+	h.file.count(r.index, -1)
 	r.engine.pool.letGo(h.buf)
 	r.letFile(h.file)
 	if h.released != nil {

@@ -16,5 +16,5 @@
 //   - Register, File.Close and Engine.Close wait for the rings, so they are never called in a callback.
 //
 // Bounds: Options.InFlight operations in the kernel and Options.Queue behind them per ring, then
-// ErrQueueFull; Options.Sockets sockets per ring; MaxPosts functions waiting in Post.
+// ErrQueueFull; on a block device, of all rings together, as many as its queue takes (nr_requests); Options.Sockets sockets per ring; MaxPosts functions waiting in Post.
 package uring

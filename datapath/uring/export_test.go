@@ -1,6 +1,12 @@
 package uring
 
-import "lunar/datapath/uring/internal/sys"
+import (
+	"os"
+
+	"golang.org/x/sys/unix"
+
+	"lunar/datapath/uring/internal/sys"
+)
 
 // DenyDiscardCommand makes the kernel refuse the discard command, as one without it does; the
 // result undoes that.
@@ -17,4 +23,17 @@ func Built(r *Ring) int { return r.sys.Pending() }
 func StartAlone(r *Ring) int {
 	r.startAlone()
 	return r.sys.Pending()
+}
+
+// Limit lets the rings have n operations on f in the kernel together; before its first use.
+func Limit(f *File, n int) { f.limit(n) }
+
+// Running is the number of operations on a file with a limit that the kernel has.
+func Running(f *File) int { return int(f.running.Load()) }
+
+// QueueDepth is the queue of the block device that f is.
+func QueueDepth(f *os.File) (int, error) {
+	var st unix.Stat_t
+	err := unix.Fstat(int(f.Fd()), &st)
+	return queueDepth(st.Rdev), err
 }

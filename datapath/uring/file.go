@@ -14,14 +14,19 @@ type File struct {
 	index   int32
 	block   bool // a block device
 	closing atomic.Bool
-	uses    []fileUse // by ring
+	uses    []fileUse    // by ring
+	depth   int32        // see limit
+	share   int          // see limit
+	running atomic.Int32 // operations in the kernel, if depth is set
 }
 
 // fileUse counts the operations of one ring; only the ring's thread touches it.
 type fileUse struct {
-	ops  int
-	idle func() // called when ops is 0, once, after closing
-	_    [48]byte
+	ops     int
+	idle    func() // called when ops is 0, once, after closing
+	running int    // of ops, in the kernel, if File.depth is set
+	waiting opList // of ops, for room in the device's queue
+	_       [16]byte
 }
 
 // Register puts fd into every ring's table. The caller opens fd for what it is used for (O_DIRECT
@@ -32,6 +37,9 @@ func (e *Engine) Register(fd int) (*File, error) {
 		return nil, fmt.Errorf("uring: register descriptor %d: %w", fd, err)
 	}
 	f := &File{engine: e, fd: fd, block: st.Mode&unix.S_IFMT == unix.S_IFBLK, uses: make([]fileUse, len(e.rings))}
+	if f.block {
+		f.limit(queueDepth(st.Rdev))
+	}
 	var err error
 	if f.index, err = e.files.take(); err != nil {
 		return nil, err

@@ -36,8 +36,9 @@ type Ring struct {
 	fresh    int // of these, started since the last enter
 	heldOps  int
 	sockets  map[*Socket]struct{}
-	queue    opList // behind Options.InFlight
-	finished opList // Done is due
+	queue    opList  // behind Options.InFlight
+	crowded  []*File // operations of theirs wait for room
+	finished opList  // Done is due
 	later    []func()
 	ready    []sys.CQE
 

@@ -197,6 +197,7 @@ func simulate(t *testing.T, seed uint64) {
 	}
 	s := &simulation{t: t, ring: e.Ring(0), pool: e.Pool(), file: openFile(t, e, simBlocks*simBlock), faulty: faulty,
 		random: rand.New(rand.NewPCG(seed, 1)), left: simOps, tally: map[string]int{}, ended: make(chan struct{})}
+	uring.Limit(s.file, int(seed%4)*2) // 0 is none
 	for b := range s.model {
 		s.model[b] = make([]byte, simBlock)
 	}

@@ -60,8 +60,9 @@ func (l *opList) removeIf(cond func(*Op) bool) (out opList) {
 }
 
 // Submit starts op; Done is called later, never before Submit returned. Operations of a ring start in the
-// order of their Submit and complete in any. When Options.InFlight operations are in the kernel and
-// Options.Queue wait, op fails with ErrQueueFull.
+// order of their Submit, those for other devices excepted while a device's queue is full, and complete in any.
+// When Options.InFlight operations are in the kernel, or as many as the device takes, and Options.Queue wait,
+// op fails with ErrQueueFull.
 func (r *Ring) Submit(op *Op) {
 	op.N, op.Err, op.Held, op.tries, op.why, op.asked = 0, nil, false, 0, 0, false
 	op.skipCmd = false
@@ -78,7 +79,7 @@ func (r *Ring) Submit(op *Op) {
 	}
 	r.expireAt(op, r.now+limit)
 	if r.queue.empty() && r.inKernel < r.opts.InFlight {
-		r.start(op)
+		r.place(op)
 		return
 	}
 	op.state = queued
@@ -92,7 +93,7 @@ func (r *Ring) refusal(op *Op) error {
 		return ErrInvalid
 	case r.closing || op.File != nil && op.File.closing.Load():
 		return ErrClosed
-	case r.queue.n >= r.opts.Queue:
+	case r.waiting() >= r.opts.Queue:
 		return ErrQueueFull
 	}
 	return nil
@@ -103,6 +104,7 @@ func (r *Ring) start(op *Op) {
 	op.slot = r.acquire(op)
 	r.inKernel++
 	r.fresh++
+	op.File.count(r.index, 1)
 	op.state = inKernel
 	if op.skipCmd {
 		r.discardByIoctl(op)
@@ -118,8 +120,11 @@ func (r *Ring) start(op *Op) {
 
 // refill starts what waits, as far as the bound allows.
 func (r *Ring) refill() {
+	if len(r.crowded) > 0 {
+		r.refillCrowded()
+	}
 	for !r.queue.empty() && r.inKernel < r.opts.InFlight {
-		r.start(r.queue.pop())
+		r.place(r.queue.pop())
 	}
 }
 
@@ -158,6 +163,7 @@ func (r *Ring) done(op *Op) {
 func (op *Op) complete(r *Ring, slot uint32, res int32, _ uint32) {
 	r.release(slot)
 	r.inKernel--
+	op.File.count(r.index, -1)
 	if op.fault != nil {
 		res = op.fault.result(res)
 	}
