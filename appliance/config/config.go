@@ -56,7 +56,7 @@ type ISCSI struct {
 
 // Engine sizes the io_uring engine; 0 means the engine's own default.
 type Engine struct {
-	Rings         int      `toml:"rings"`           // threads, each with one ring; 0: by the number of CPUs
+	Rings         int      `toml:"rings"`           // threads, each with one ring; 0: one for every two CPUs
 	InFlight      int      `toml:"in_flight"`       // operations given to the kernel per ring
 	Queue         int      `toml:"queue"`           // operations that wait per ring beyond those
 	BufferPoolMiB int      `toml:"buffer_pool_mib"` // registered, locked memory for I/O data

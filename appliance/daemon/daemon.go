@@ -96,7 +96,7 @@ func (d *Daemon) openEngine(context.Context) (err error) {
 		Deadline: time.Duration(e.Deadline), Sockets: min(d.config.ISCSI.MaxConnections+64, uring.MaxSockets), Log: d.log,
 	}
 	if o.Rings == 0 {
-		o.Rings = min(runtime.NumCPU(), uring.MaxRings)
+		o.Rings = min((runtime.NumCPU()+1)/2, uring.MaxRings) // the kernel's part of the work is as much
 	}
 	runtime.GOMAXPROCS(max(runtime.GOMAXPROCS(0), runtime.NumCPU()+o.Rings)) // busy rings keep theirs
 	d.engine, err = uring.Open(o)                                            //nolint:contextcheck // an engine outlives the call that opens it
