@@ -1,0 +1,157 @@
+package networks
+
+import (
+	"net/netip"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"lunar/appliance/api"
+	"lunar/appliance/e2e/cluster/load"
+	"lunar/appliance/e2e/lab"
+)
+
+// The bars of a cable that is pulled, beyond what this machine itself was late.
+const (
+	stallBar = 300 * time.Millisecond
+	hands    = 4 // processes and threads that a command goes through
+)
+
+// TestNetworkCut pulls the cable over which the cluster's traffic goes, while all nodes do I/O.
+func TestNetworkCut(t *testing.T) {
+	b := newBench(t, "")
+	cut := b.Nodes[0]
+	for _, n := range b.Nodes {
+		st, err := n.API.Cluster(b.ctx)
+		check(t, err)
+		a, err := netip.ParseAddr(st.Address)
+		if err != nil || !a.Is6() || !a.IsPrivate() {
+			t.Fatalf("node %s has the cluster address %q", n.Name, st.Address)
+		}
+	}
+	b.awaitNetwork(b.Network, api.NetworkUp, b.Nodes...)
+	b.awaitNetwork(b.Second, api.NetworkUp, b.Nodes...)
+	second := b.prefer(b.Second)
+	check(t, b.Serve(b.ctx, imageSize))
+	fleet := b.fleet()
+	time.Sleep(time.Second)
+
+	before := map[*lab.ClusterNode]map[string]bool{}
+	for _, n := range b.Nodes {
+		before[n] = b.connections(n)
+	}
+	sessions := b.sessions()
+	began := time.Now()
+	check(t, cut.Host.Cut(b.ctx, b.Second))
+	first, err := b.network(cut, b.Network)
+	check(t, err)
+	b.awaitRoutes(first.Name, cut)
+	t.Logf("node %s goes over %s %v after the cut", cut.Name, first.Name, time.Since(began).Round(time.Millisecond))
+	time.Sleep(2 * time.Second)
+	for _, n := range b.Nodes {
+		b.keep(n, before[n])
+	}
+	for _, kind := range []load.Kind{load.Direct, load.Redirected} {
+		o := fleet.Record.Longest(kind, began, time.Now(), nil)
+		late := fleet.Record.Longest(load.Machine, began, time.Now(), nil).Took
+		t.Logf("%s: longest %v through %s; bar %v; this machine late by up to %v", kind, o.Took.Round(time.Millisecond), o.Path, stallBar, late.Round(time.Millisecond))
+		if o.Took > stallBar+hands*late {
+			t.Errorf("%s operation took %v", kind, o.Took)
+		}
+	}
+	check(t, cut.Host.Mend(b.ctx, b.Second))
+	b.awaitNetwork(b.Second, api.NetworkUp, b.Nodes...)
+	b.awaitRoutes(second, b.Nodes...)
+	for _, n := range b.Nodes {
+		b.keep(n, before[n])
+	}
+	if now := b.sessions(); now != sessions {
+		t.Errorf("sessions before %s, after %s", sessions, now)
+	}
+	fleet.Finish(b.ctx)
+	for _, err := range fleet.Record.Errors() {
+		t.Error(err)
+	}
+	b.logTells(cut.Name, "network.network-down")
+	check(t, b.Eject(b.ctx))
+	check(t, b.Stop())
+	check(t, b.Repair(b.ctx))
+	b.nothingLeft()
+}
+
+// logTells waits until the cluster's log has such an event about a node.
+func (b *bench) logTells(node, kind string) {
+	b.t.Helper()
+	check(b.t, lab.Poll(settle, func() error {
+		text, err := b.Nodes[1].Ctl(b.ctx, "log")
+		if err == nil && !slices.ContainsFunc(strings.Split(text, "\n"), func(l string) bool {
+			return strings.Contains(l, kind+": ") && strings.Contains(l, "node "+node+" ")
+		}) {
+			err = &missing{kind, text}
+		}
+		return err
+	}))
+}
+
+type missing struct{ kind, text string }
+
+func (m *missing) Error() string { return "no " + m.kind + " in the log:\n" + m.text }
+
+// nothingLeft wants that stopped nodes have given their addresses and routes back.
+func (b *bench) nothingLeft() {
+	b.t.Helper()
+	for _, n := range b.Nodes {
+		text, err := lab.Run(b.ctx, "ip", "-n", n.Host.Namespace, "-6", "route", "show")
+		check(b.t, err)
+		if strings.Contains(text, "fd") && strings.Contains(text, "lunar0") {
+			b.t.Errorf("node %s keeps routes:\n%s", n.Name, text)
+		}
+		if text, err := lab.Run(b.ctx, "ip", "-n", n.Host.Namespace, "link", "show", "lunar0"); err == nil {
+			b.t.Errorf("node %s keeps its cluster address:\n%s", n.Name, text)
+		}
+	}
+}
+
+// TestColdStart stops all nodes, moves nothing but the daemons, and starts them again: they find each other.
+func TestColdStart(t *testing.T) {
+	b := newBench(t, "")
+	b.awaitNetwork(b.Network, api.NetworkUp, b.Nodes...)
+	v := b.validation(b.Nodes[1])
+	for name, want := range map[string]api.Outcome{
+		"nodes": api.Pass, "versions": api.Pass, "clocks": api.Pass, "networks:single-point-of-failure": api.Pass,
+		"networks:mtu": api.Pass, "networks:duplicate-addresses": api.Pass, "networks:ipv6": api.Pass, "networks:dedicated": api.Pass,
+		"disk-paths": api.Pass, "reservations": api.Pass,
+	} {
+		if got, texts := outcome(&v, name); got != want {
+			t.Errorf("check %s: %s, want %s: %q", name, got, want, texts)
+		}
+	}
+	check(t, b.Nodes[2].Host.Cut(b.ctx, b.Second))
+	check(t, lab.Poll(settle, func() error {
+		v = b.validation(b.Nodes[1])
+		if got, texts := outcome(&v, "networks:single-point-of-failure"); got != api.Warning {
+			return &missing{"warning", strings.Join(texts, "\n")}
+		}
+		return nil
+	}))
+	check(t, b.Nodes[2].Host.Mend(b.ctx, b.Second))
+
+	check(t, b.Stop())
+	started := make(chan error, len(b.Nodes))
+	for _, n := range b.Nodes {
+		go func() { started <- n.Start(b.ctx) }()
+	}
+	for range b.Nodes {
+		check(t, <-started)
+	}
+	check(t, lab.Poll(settle, func() error {
+		st, err := b.Nodes[2].API.Cluster(b.ctx)
+		if err == nil && st.Living < len(b.Nodes) {
+			err = &missing{"voter", st.Reason}
+		}
+		return err
+	}))
+	check(t, b.Stop())
+	b.nothingLeft()
+}

@@ -1,0 +1,265 @@
+package networks
+
+import (
+	"context"
+	"encoding/json"
+	"flag"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"lunar/appliance/api"
+	"lunar/appliance/e2e/cluster/load"
+	"lunar/appliance/e2e/lab"
+)
+
+const (
+	testLimit = 2 * time.Minute
+	imageSize = 256 << 20
+	settle    = 20 * time.Second // for networks to be found and heartbeats to pass
+)
+
+// programs is the folder of lunard and lunarctl; TestMain sets it.
+var programs string
+
+func TestMain(m *testing.M) {
+	flag.Parse()
+	os.Exit(runTests(m))
+}
+
+func runTests(m *testing.M) int {
+	programs = os.Getenv("LUNAR_BIN")
+	if programs != "" || testing.Short() || os.Geteuid() != 0 {
+		return m.Run()
+	}
+	dir, err := os.MkdirTemp("", "lunar-bin")
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		return 1
+	}
+	defer os.RemoveAll(dir)
+	build := exec.Command("go", "build", "-o", dir+"/", "lunar/appliance/cmd/...")
+	if out, err := build.CombinedOutput(); err != nil {
+		fmt.Fprintf(os.Stderr, "build lunard and lunarctl: %v\n%s", err, out)
+		return 1
+	}
+	programs = dir
+	return m.Run()
+}
+
+// bench is three nodes with two networks each, and one image.
+type bench struct {
+	*lab.Cluster
+	t   *testing.T
+	ctx context.Context //nolint:containedctx // of the test, whose helpers all need it
+}
+
+func newBench(t *testing.T, extra string) *bench {
+	t.Helper()
+	if testing.Short() || os.Geteuid() != 0 {
+		t.Skip("end-to-end tests need root and time: network namespaces, loop devices, mounts")
+	}
+	for _, tool := range []string{"qemu-io", "mkfs.xfs", "xfs_repair", "ip", "ss"} {
+		if _, err := exec.LookPath(tool); err != nil {
+			t.Skipf("%v: run appliance/e2e/packages.sh client", err)
+		}
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), testLimit)
+	dir, err := os.MkdirTemp("", "e2e")
+	check(t, err)
+	l, err := lab.Open(dir, programs)
+	check(t, err)
+	t.Cleanup(func() {
+		cancel()
+		if err := l.Close(); err != nil {
+			t.Errorf("clean up: %v", err)
+		}
+		if t.Failed() {
+			showLogs(t, dir)
+		}
+		_ = os.RemoveAll(dir)
+	})
+	b := &bench{t: t, ctx: ctx}
+	b.Cluster, err = l.Cluster(ctx, lab.ClusterConfig{Nodes: 3, Second: true, Extra: extra})
+	check(t, err)
+	return b
+}
+
+func showLogs(t *testing.T, dir string) {
+	logs, _ := filepath.Glob(filepath.Join(dir, "*.log"))
+	for _, path := range logs {
+		text, _ := os.ReadFile(path)
+		const most = 8 << 10
+		t.Logf("%s:\n%s", filepath.Base(path), text[max(0, len(text)-most):])
+	}
+}
+
+func check(t *testing.T, err error) {
+	t.Helper()
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+// network is a network of the cluster, by its segment.
+func (b *bench) network(n *lab.ClusterNode, segment *lab.Network) (api.Network, error) {
+	all, err := n.API.Networks(b.ctx)
+	if err != nil {
+		return api.Network{}, err
+	}
+	for i := range all.Networks {
+		for _, s := range all.Networks[i].Subnets {
+			if s == segment.Subnet.String() {
+				return all.Networks[i], nil
+			}
+		}
+	}
+	return api.Network{}, fmt.Errorf("node %s knows no network %s in %+v", n.Name, segment.Subnet, all.Networks)
+}
+
+// awaitNetwork waits until each node has a network in that state.
+func (b *bench) awaitNetwork(segment *lab.Network, want api.NetworkState, nodes ...*lab.ClusterNode) {
+	b.t.Helper()
+	for _, n := range nodes {
+		check(b.t, lab.Poll(settle, func() error {
+			w, err := b.network(n, segment)
+			if err == nil && (w.State != want || len(w.Members) != len(b.Nodes)) {
+				err = fmt.Errorf("node %s: network %s is %s with %d members, not %s", n.Name, w.Name, w.State, len(w.Members), want)
+			}
+			return err
+		}))
+	}
+}
+
+// prefer makes a network that which carries the cluster's traffic, and waits until it does.
+func (b *bench) prefer(segment *lab.Network) string {
+	b.t.Helper()
+	w, err := b.network(b.Nodes[0], segment)
+	check(b.t, err)
+	if _, err := b.Nodes[0].Ctl(b.ctx, "network", "set", w.Name, "--metric", "100"); err != nil {
+		b.t.Fatal(err)
+	}
+	b.awaitRoutes(w.Name, b.Nodes...)
+	return w.Name
+}
+
+// awaitRoutes waits until the nodes' traffic goes over the network.
+func (b *bench) awaitRoutes(network string, nodes ...*lab.ClusterNode) {
+	b.t.Helper()
+	for _, n := range nodes {
+		check(b.t, lab.Poll(settle, func() error {
+			h, err := n.API.Heartbeats(b.ctx)
+			if err != nil {
+				return err
+			}
+			over := map[string]bool{}
+			for i := range h.Paths {
+				if p := &h.Paths[i]; p.Route && p.Network == network {
+					over[p.Peer] = true
+				}
+			}
+			if len(over) != len(b.Nodes)-1 {
+				return fmt.Errorf("node %s reaches %d nodes over %s: %+v", n.Name, len(over), network, h.Paths)
+			}
+			return nil
+		}))
+	}
+}
+
+// connections are the node's established ones to others' cluster addresses, as ss tells both ends.
+func (b *bench) connections(n *lab.ClusterNode) map[string]bool {
+	b.t.Helper()
+	text, err := lab.Run(b.ctx, "ip", "netns", "exec", n.Host.Namespace, "ss", "-tnH", "state", "established")
+	check(b.t, err)
+	out := map[string]bool{}
+	for line := range strings.Lines(text) {
+		f := strings.Fields(line)
+		if len(f) >= 4 && strings.HasPrefix(f[2], "[fd") && strings.HasPrefix(f[3], "[fd") {
+			out[f[2]+" "+f[3]] = true
+		}
+	}
+	return out
+}
+
+// lasting are the ports of connections that nothing but a failure ends: the database's clients, layouts, redirected I/O.
+// The database's members open and close some between each other as they see fit.
+var lasting = []string{":2379", ":3345", ":10809"}
+
+// keep fails for each lasting connection of before that is gone.
+func (b *bench) keep(n *lab.ClusterNode, before map[string]bool) {
+	b.t.Helper()
+	now := b.connections(n)
+	kept := 0
+	for c := range before {
+		if slices.ContainsFunc(lasting, func(port string) bool { return strings.Contains(c+" ", port+" ") }) {
+			kept++
+			if !now[c] {
+				b.t.Errorf("node %s has lost the connection %s", n.Name, c)
+			}
+		}
+	}
+	if kept == 0 {
+		b.t.Errorf("node %s had no connection over cluster addresses: %v", n.Name, before)
+	}
+	b.t.Logf("node %s kept %d connections", n.Name, kept)
+}
+
+// sessions are the nodes' incarnations in the cluster and who leads the database: a network's loss changes none.
+func (b *bench) sessions() string {
+	b.t.Helper()
+	st, err := b.Nodes[0].API.Cluster(b.ctx)
+	check(b.t, err)
+	text := "leader " + st.Leader
+	for i := range st.Nodes {
+		text += fmt.Sprintf(", %s %d", st.Nodes[i].Name, st.Nodes[i].Incarnation)
+	}
+	return text
+}
+
+func (b *bench) fleet() *load.Fleet {
+	b.t.Helper()
+	fill := fmt.Sprintf("write -P 0 0 %d", load.Allocated(len(b.Nodes)))
+	_, err := lab.QemuIO(b.ctx, b.Nodes[0].URL(lab.ClusterTarget), fill)
+	check(b.t, err)
+	var paths []load.Path
+	for _, n := range b.Nodes {
+		paths = append(paths, load.Path{Name: n.Name, Portal: n.Portal()})
+	}
+	f := load.NewFleet(lab.ClusterTarget, paths...)
+	b.t.Cleanup(f.Abandon)
+	f.Start(b.ctx)
+	return f
+}
+
+// validation is `cluster validate --json` of a node; the exit code has to fit.
+func (b *bench) validation(n *lab.ClusterNode) api.Validation {
+	b.t.Helper()
+	text, failed := n.Ctl(b.ctx, "cluster", "validate", "--json")
+	var v api.Validation
+	if err := json.NewDecoder(strings.NewReader(text)).Decode(&v); err != nil {
+		b.t.Fatalf("cluster validate: %v, %v: %s", failed, err, text)
+	}
+	if (failed != nil) != (v.Count(api.Failure) > 0) {
+		b.t.Errorf("cluster validate ends with %v and %d failures", failed, v.Count(api.Failure))
+	}
+	return v
+}
+
+// outcome is the worst of a check.
+func outcome(v *api.Validation, name string) (worst api.Outcome, texts []string) {
+	rank := map[api.Outcome]int{"": 0, api.Pass: 1, api.Warning: 2, api.Failure: 3}
+	for i := range v.Checks {
+		if c := &v.Checks[i]; c.Name == name {
+			texts = append(texts, c.Found)
+			if rank[c.Outcome] > rank[worst] {
+				worst = c.Outcome
+			}
+		}
+	}
+	return worst, texts
+}
