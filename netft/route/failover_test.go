@@ -150,7 +150,7 @@ func TestNoMomentWithoutARoute(t *testing.T) {
 			a.set(ways[0])
 			f := a.flood(b.cluster)
 			changes, deadline := 0, time.Now().Add(patience)
-			for changes < 200 || f.count.Load() < 2000 && time.Now().Before(deadline) {
+			for changes < 200 || f.count.Load() < 2000 && f.going() && time.Now().Before(deadline) {
 				a.set(ways[changes%len(ways)])
 				changes++
 			}
@@ -192,6 +192,15 @@ func (f *flood) run(c *net.UDPConn, to netip.AddrPort) {
 		if _, f.err = c.WriteToUDPAddrPort([]byte("x"), to); f.err == nil {
 			f.count.Add(1)
 		}
+	}
+}
+
+func (f *flood) going() bool {
+	select {
+	case <-f.done:
+		return false
+	default:
+		return true
 	}
 }
 
