@@ -16,8 +16,9 @@ type keeper struct {
 	began    time.Time
 	path     path
 	probing  bool
-	again    bool  // a failure came while a probe was under way
-	spot     int64 // where the last direct I/O failed
+	again    bool          // a failure came while a probe was under way
+	spot     int64         // where the last direct I/O failed
+	looked   time.Duration // when the last probe began
 	busy     atomic.Bool
 	suspects chan failure
 	probes   chan probed
@@ -94,7 +95,7 @@ func (k *keeper) run(ctx context.Context) {
 		case p := <-k.probes:
 			k.judge(p)
 		case <-probe.C:
-			if k.path.down {
+			if k.path.down || k.now()-k.looked >= idleProbe {
 				k.probe()
 			}
 		case err := <-k.fences:
@@ -166,6 +167,9 @@ func (k *keeper) show(cause error) {
 // probeSize is what a probe reads at each place.
 const probeSize = 4096
 
+// idleProbe is how often the path is probed that no I/O showed to be cut: perhaps there is none.
+const idleProbe = 2 * time.Second
+
 // probeDeadline bounds each read of a probe.
 const probeDeadline = 5 * time.Second
 
@@ -193,7 +197,7 @@ func (k *keeper) probe() {
 		next++
 		switch {
 		case op.Err != nil:
-			end(probed{ends: next == len(places), err: op.Err})
+			end(probed{ends: next == len(places) || faultOf(op.Err) == ofMedium, err: op.Err}) // the path brought that answer
 		case next == len(places):
 			end(probed{ends: true, spot: true})
 		default:
@@ -201,7 +205,7 @@ func (k *keeper) probe() {
 			lane.Submit(op)
 		}
 	}
-	k.probing = true
+	k.probing, k.looked = true, k.now()
 	if err := lane.Post(func() { lane.Submit(op) }); err != nil {
 		end(probed{err: err})
 	}

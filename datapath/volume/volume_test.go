@@ -7,6 +7,7 @@ import (
 	"slices"
 	"sync/atomic"
 	"testing"
+	"time"
 
 	"go.uber.org/goleak"
 	"golang.org/x/sys/unix"
@@ -151,6 +152,42 @@ func TestTermsDoNotMix(t *testing.T) {
 	}
 	if err := old.Recall(ctx, recall(1, 9, first)); err != nil || im.view.Load().Waits(first) {
 		t.Fatal("what was left holds nothing", err)
+	}
+}
+
+// registrar is a coordinator's connection that notes which holders were taken off it.
+type registrar struct {
+	Coordinator
+	detached []protocol.HolderID
+}
+
+func (r *registrar) Detach(_ context.Context, _ protocol.Call, h protocol.HolderID) error {
+	r.detached = append(r.detached, h)
+	return nil
+}
+
+// TestDetachGoesToWhoGranted: each connection numbers holders anew, also in the same epoch. A detachment that went to
+// another one than granted would take a living holder off, which then hears of no recall.
+func TestDetachGoesToWhoGranted(t *testing.T) {
+	first, second := &registrar{}, &registrar{}
+	v := testVolume(1)
+	v.opts.Redirected = time.Second
+	v.term.Store(newTerm(first, 1))
+	im := newImage(v, "a")
+	old := im.attachment(v.term.Load())
+	if err := old.begin(wholeGrant(1), 1); err != nil {
+		t.Fatal(err)
+	}
+	v.term.Store(newTerm(second, 1)) // another connection, after this node was counted out
+	next := im.attachment(v.term.Load())
+	if err := next.begin(wholeGrant(1), 1); err != nil {
+		t.Fatal(err)
+	}
+	if err := v.depart(t.Context(), old); err != nil || len(second.detached) != 0 || len(first.detached) != 0 {
+		t.Fatalf("%v: the old holder's end was told to %v and %v", err, first.detached, second.detached)
+	}
+	if err := v.depart(t.Context(), next); err != nil || len(second.detached) != 1 || second.detached[0] != 1 {
+		t.Fatalf("%v: the new holder's end was told to %v", err, second.detached)
 	}
 }
 
