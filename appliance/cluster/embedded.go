@@ -196,18 +196,32 @@ func start(cfg *embed.Config) (server *embed.Etcd, err error) {
 // stopTimeout bounds the wait for a member that has died in the middle of something.
 const stopTimeout = 10 * time.Second
 
-// stop ends a member; one that hangs is left behind, with an error.
-func stop(server *embed.Etcd) error {
+// stop ends a member; one that hangs is left behind, with an error. Its ports are free afterwards in any case.
+func stop(server *embed.Etcd) error { return stopBy(server, server.Close) }
+
+// stopBy closes the listeners itself too: one that has died, or was removed by the others, may end the goroutine
+// that closes it (see lastWord) before it comes to them.
+func stopBy(server *embed.Etcd, end func()) error {
+	defer closeListeners(server)
 	ended := make(chan struct{})
 	go func() {
 		defer close(ended)
-		server.Close()
+		end()
 	}()
 	select {
 	case <-ended:
 		return nil
 	case <-time.After(stopTimeout):
 		return fmt.Errorf("cluster: %w: the embedded member did not stop within %v", ErrUnavailable, stopTimeout)
+	}
+}
+
+func closeListeners(server *embed.Etcd) {
+	for _, l := range server.Clients {
+		_ = l.Close()
+	}
+	for _, l := range server.Peers {
+		_ = l.Close()
 	}
 }
 
