@@ -238,22 +238,26 @@ func (m *membership) awaitEviction(ctx context.Context) {
 func (m *membership) renewGuard(at int64) error {
 	m.renewing.Lock()
 	defer m.renewing.Unlock()
-	if at == 0 || m.guard == nil || m.unguarded.Load() {
+	g := m.guard.Load()
+	if at == 0 || g == nil || m.unguarded.Load() {
 		return nil
 	}
-	return m.guard.Renew(time.Duration(at))
+	return g.Renew(time.Duration(at))
 }
 
 // letGuardGo ends the guard process; it refuses while it has mounts.
 func (m *membership) letGuardGo() error {
 	m.renewing.Lock()
 	defer m.renewing.Unlock()
-	if m.guard == nil || m.unguarded.Load() {
+	g := m.guard.Load()
+	if g == nil || m.unguarded.Load() {
 		return nil
 	}
-	err := m.guard.Close()
-	if err == nil {
+	err := g.Close()
+	select {
+	case <-g.Done(): // also one that had ended by itself
 		m.unguarded.Store(true)
+	default:
 	}
 	return err
 }

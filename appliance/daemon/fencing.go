@@ -318,7 +318,7 @@ func (n *Node) holders() []protocol.NodeID {
 // guardProcess is nil where no other node could take this one's volumes.
 func (n *Node) guardProcess() *guard.Guard {
 	if m := n.membership.Load(); m != nil && !m.unguarded.Load() {
-		return m.guard
+		return m.guard.Load()
 	}
 	return nil
 }

@@ -24,8 +24,119 @@ const (
 // have to choose a leader of their database first. A restarted daemon's guard replaces it at once.
 const guardLingers = 15 * time.Second
 
+// startGuard begins a guard that knows of nothing yet but this node's deadline, in place of one that has ended.
+func (m *membership) startGuard(ctx context.Context) error {
+	options := m.node.guardOptions
+	options.Linger = m.ttl + m.node.inFlight + guardLingers
+	g, err := guard.Start(ctx, options)
+	if err != nil {
+		return err
+	}
+	m.renewing.Lock()
+	defer m.renewing.Unlock()
+	if m.unguarded.Load() {
+		return g.Close()
+	}
+	if old := m.guard.Swap(g); old != nil {
+		_ = old.Close() // said where it was seen to have ended
+		m.inherit(g)
+	}
+	return nil
+}
+
+// inherit tells a new guard of the session.
+func (m *membership) inherit(g *guard.Guard) {
+	if incarnation := m.session.Incarnation(); incarnation != 0 {
+		g.Present(guardedAs(incarnation))
+	}
+	if at := m.session.Deadline(); at != 0 {
+		if err := g.Renew(time.Duration(at)); err != nil {
+			m.node.log.Error("the new guard process was not told of the session", "error", err)
+		}
+	}
+}
+
+// guardedAs is an incarnation as fence.Node has it.
+func guardedAs(incarnation uint64) uint64 { return uint64(uint32(incarnation)) }
+
+// guardAgain is the pause after a guard that could not be started.
+const guardAgain = time.Second
+
+// keepGuard starts another guard when this one has ended by itself, until ctx ends. Until then nothing is mounted
+// here, since the mount could not be handed over, and what is mounted goes on: the deadline binds the daemon too.
+func (m *membership) keepGuard(ctx context.Context) {
+	for {
+		g := m.guard.Load()
+		select {
+		case <-g.Done():
+		case <-ctx.Done():
+			return
+		}
+		if ctx.Err() != nil || m.wasLetGo() {
+			return
+		}
+		m.node.log.Error("the guard process has ended: another one is started", "pid", g.PID())
+		for err := m.startGuard(ctx); err != nil; err = m.startGuard(ctx) {
+			m.node.log.Error("the guard process was not started: what this node coordinates is handed over", "error", err)
+			m.node.resignAll(ctx, "its guard process cannot be started")
+			if pause(ctx, guardAgain) != nil {
+				return
+			}
+		}
+		for err := m.tellGuard(); err != nil; err = m.tellGuard() {
+			m.node.log.Error("the new guard process does not answer other nodes: it does not know all devices", "error", err)
+			if pause(ctx, guardAgain) != nil {
+				return
+			}
+		}
+		m.known.Store(m.guard.Load())
+		select {
+		case m.equipNow <- struct{}{}:
+		default:
+		}
+		m.node.log.Info("another guard process watches this node", "pid", m.guard.Load().PID())
+	}
+}
+
+func (m *membership) wasLetGo() bool {
+	m.renewing.Lock() // who lets it go has it
+	defer m.renewing.Unlock()
+	return m.unguarded.Load()
+}
+
+// tellGuard gives a new guard what the one before it had.
+func (m *membership) tellGuard() error {
+	var errs []error
+	for _, v := range m.node.sortedVolumes() {
+		p, release := v.borrow()
+		if p == nil {
+			continue
+		}
+		_ = m.guard.Load().Forget(v.id) // a volume that came on line meanwhile is known already
+		errs = append(errs, m.node.watchDevice(v.id, p.dev))
+		release()
+		if s := v.seat.Load(); s != nil {
+			s.regard.Store(true)
+			s.kick()
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// resignAll hands all volumes over that this node coordinates.
+func (n *Node) resignAll(ctx context.Context, reason string) {
+	for _, v := range n.sortedVolumes() {
+		if s := v.seat.Load(); s != nil {
+			n.noPath(v)
+			if err := s.resign(ctx, reason); err != nil {
+				n.log.Error("a volume was not handed over", "volume", s.name(), "error", err)
+			}
+		}
+	}
+}
+
 // equip gives the guard what it needs to answer other nodes; was is what it has.
-func (m *membership) equip(was guard.Credentials) (guard.Credentials, error) {
+func (m *membership) equip(g *guard.Guard, was guard.Credentials) (guard.Credentials, error) {
 	c, err := m.node.db.Credentials()
 	if err != nil {
 		return was, err
@@ -37,7 +148,7 @@ func (m *membership) equip(was guard.Credentials) (guard.Credentials, error) {
 	if reflect.DeepEqual(was, now) {
 		return was, nil
 	}
-	if err := m.guard.Serve(now); err != nil {
+	if err := g.Serve(now); err != nil {
 		return was, err
 	}
 	return now, nil
@@ -49,13 +160,18 @@ func (m *membership) keepEquipped(ctx context.Context) {
 	tick := time.NewTicker(equipInterval)
 	defer tick.Stop()
 	var has guard.Credentials
+	var g *guard.Guard
 	for !m.unguarded.Load() {
+		if now := m.known.Load(); now != g { // a new one has none
+			g, has = now, guard.Credentials{}
+		}
 		var err error
-		if has, err = m.equip(has); err != nil && !m.unguarded.Load() {
+		if has, err = m.equip(g, has); err != nil && !m.unguarded.Load() {
 			m.node.log.Error("the guard process does not answer other nodes as it should", "error", err)
 		}
 		select {
 		case <-tick.C:
+		case <-m.equipNow:
 		case <-ctx.Done():
 			return
 		}
@@ -66,13 +182,8 @@ func (m *membership) keepEquipped(ctx context.Context) {
 // unmounted. It tries until they are, or until the session is renewed.
 func (m *membership) disarm(ctx context.Context) {
 	for ctx.Err() == nil && !m.unguarded.Load() && m.deadline.isOver() {
-		was, err := m.guard.Deadline(), m.node.unmounting()
-		if err == nil {
-			err = m.guard.Disarm()
-		}
-		if err == nil && m.node.unmounting() != nil { // begun meanwhile
-			err = m.guard.Renew(was)
-		} else if err == nil {
+		done, err := m.tryDisarm()
+		if done {
 			m.node.log.Info("the guard lets this node's deadline pass: all its I/O waits, and nothing is mounted")
 			return
 		}
@@ -84,6 +195,26 @@ func (m *membership) disarm(ctx context.Context) {
 		case <-ctx.Done():
 		}
 	}
+}
+
+func (m *membership) tryDisarm() (done bool, err error) {
+	m.renewing.Lock()
+	defer m.renewing.Unlock()
+	if m.unguarded.Load() {
+		return false, guard.ErrLost
+	}
+	g := m.guard.Load()
+	was, err := g.Deadline(), m.node.unmounting()
+	if err == nil {
+		err = g.Disarm()
+	}
+	if err != nil {
+		return false, err
+	}
+	if m.node.unmounting() != nil { // begun meanwhile
+		return false, g.Renew(was)
+	}
+	return true, nil
 }
 
 // unmounting says which mount is given up by the guard and may be there still.

@@ -36,9 +36,11 @@ type membership struct {
 
 	ready chan struct{} // closed when session and elections are there
 
-	guard      *guard.Guard // nil unless shared
-	unguarded  atomic.Bool  // the guard was let go
-	renewing   sync.Mutex   // held while the guard is renewed, or let go
+	guard      atomic.Pointer[guard.Guard] // nil unless shared
+	known      atomic.Pointer[guard.Guard] // the one that knows all devices, and may answer other nodes
+	equipNow   chan struct{}               // there is a new one
+	unguarded  atomic.Bool                 // the guard was let go
+	renewing   sync.Mutex                  // held while the guard is renewed, disarmed, replaced or let go
 	layouts    *wire.Server
 	redirected *nbd.Server
 
@@ -51,7 +53,7 @@ type membership struct {
 
 // openMembership begins this node's part. Volumes are brought on line by it; nothing is exported yet.
 func (n *Node) openMembership(ctx context.Context) (_ *membership, err error) {
-	m := &membership{node: n, shared: n.db.InCluster() != "", ttl: aloneTTL, ready: make(chan struct{})}
+	m := &membership{node: n, shared: n.db.InCluster() != "", ttl: aloneTTL, ready: make(chan struct{}), equipNow: make(chan struct{}, 1)}
 	m.deadline = newDeadline(m)
 	m.view.Store(&cluster.View{})
 	m.members.Store(&[]cluster.Member{})
@@ -89,11 +91,10 @@ func (m *membership) openShared(ctx context.Context) (err error) {
 	}
 	m.members.Store(&members)
 	m.networksOf(ctx)
-	options := m.node.guardOptions
-	options.Linger = m.ttl + m.node.inFlight + guardLingers
-	if m.guard, err = guard.Start(ctx, options); err != nil {
+	if err := m.startGuard(ctx); err != nil {
 		return fmt.Errorf("guard process: %w", err)
 	}
+	m.known.Store(m.guard.Load())
 	m.node.front.SetGroup(m.node.db.Number())
 	return m.serve(ctx)
 }
@@ -110,6 +111,7 @@ func (m *membership) run(ctx context.Context) {
 	if m.shared {
 		m.tasks.Go(func() { m.awaitEviction(ctx) })
 		m.tasks.Go(func() { m.keepEquipped(ctx) })
+		m.tasks.Go(func() { m.keepGuard(ctx) })
 		m.tasks.Go(func() {
 			m.repeat(ctx, "members", func() error {
 				return m.node.db.WatchMembers(ctx, func(members []cluster.Member) error { return m.changed(ctx, members) })
@@ -147,8 +149,8 @@ func (m *membership) changed(ctx context.Context, members []cluster.Member) erro
 // established begins another incarnation: I/O that waited for it goes on under new layouts.
 func (m *membership) established(incarnation uint64) {
 	m.node.log.Info("this node is present in the cluster", "incarnation", incarnation)
-	if m.guard != nil {
-		m.guard.Present(uint64(uint32(incarnation))) // as fence.Node has it
+	if g := m.guard.Load(); g != nil {
+		g.Present(guardedAs(incarnation))
 	}
 	m.node.incarnation.Store(incarnation)
 }

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"lunar/appliance/cluster"
+	"lunar/appliance/fence/guard"
 	"lunar/datapath/coordinator"
 	"lunar/datapath/layout/protocol"
 )
@@ -41,6 +42,7 @@ type seat struct {
 
 	abort  context.CancelFunc // ends a take-over that is under way; nil: there is none
 	ending atomic.Bool        // the guard has given the mount up, and it may be there still
+	regard atomic.Bool        // there is a new guard, which has to have the mount
 
 	interrupt context.CancelFunc // ends the wait for a coordinator that is none any more; may be nil
 
@@ -301,6 +303,8 @@ func (s *seat) settle(ctx context.Context) error {
 	switch {
 	case failed:
 		return s.giveUp(ctx, here)
+	case here != nil && order == nil && won == nil && s.regard.Swap(false):
+		return s.guardAnew(here)
 	case order != nil && here != nil && here.term == order.term:
 		return s.handOver(ctx, here, order)
 	case won != nil && here == nil:
@@ -408,11 +412,28 @@ func (s *seat) guard(c *coordinator.Coordinator) error {
 	return errors.Join(g.Add(s.v.id, root), root.Close())
 }
 
-func (s *seat) unguard() error {
+// guardAnew hands the mount to a guard that took the place of another one.
+func (s *seat) guardAnew(here *tenure) error {
 	if g := s.node.guardProcess(); g != nil {
-		return g.Remove(s.v.id)
+		_ = g.Remove(s.v.id) // it has the mount if that was made meanwhile
 	}
+	if err := s.guard(here.coord); err != nil {
+		s.lose("the new guard process did not take the mount: " + err.Error())
+	}
+	s.kick()
 	return nil
+}
+
+func (s *seat) unguard() error {
+	g := s.node.guardProcess()
+	if g == nil {
+		return nil
+	}
+	err := g.Remove(s.v.id)
+	if s.regard.Swap(false) && errors.Is(err, guard.ErrRefused) {
+		return nil // a new guard that had not heard of the mount yet
+	}
+	return err
 }
 
 // handOver ends the term in plan.

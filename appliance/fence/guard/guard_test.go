@@ -179,10 +179,21 @@ func TestTellsOfItsLoss(t *testing.T) {
 		t.Fatal(err)
 	}
 	<-g.Done()
-	if err := g.Remove("V"); !errors.Is(err, ErrLost) {
+	if err := g.Forget("V"); !errors.Is(err, ErrLost) {
 		t.Fatal(err)
 	}
-	if err := g.release(); err != nil {
+	if err := g.Remove("V"); err != nil {
+		t.Fatal("it has no mount any more: ", err)
+	}
+	if err := g.Close(); err == nil || !strings.Contains(err.Error(), "killed") {
+		t.Fatal(err)
+	}
+	// What comes late, as a session's renewal may, finds nothing to write to.
+	g.Present(7)
+	if err := errors.Join(g.Renew(Now()+time.Hour), g.release()); err != nil || g.Deadline() != 0 {
+		t.Fatal(err)
+	}
+	if err := g.Disarm(); !errors.Is(err, ErrLost) {
 		t.Fatal(err)
 	}
 }

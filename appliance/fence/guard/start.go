@@ -84,7 +84,9 @@ type Guard struct {
 	mu     sync.Mutex // guards the socket: a request and its answer
 	socket *os.File
 	lock   int64 // the byte that this guard's daemon locks in each device
-	word   *word
+
+	shared sync.RWMutex // guards word against its end
+	word   *word        // nil after Close
 	cmd    *exec.Cmd
 	report Report
 	ended  chan struct{}
@@ -179,30 +181,65 @@ func (g *Guard) Add(volume string, dir *os.File) error {
 	return g.ask(request{Op: opAdd, Volume: volume}, int(dir.Fd()))
 }
 
-// Remove takes the mount back; when it returns, the guard holds no descriptor of it.
-func (g *Guard) Remove(volume string) error { return g.ask(request{Op: opRemove, Volume: volume}, -1) }
+// Remove takes the mount back; when it returns, the guard holds no descriptor of it, also because it has ended.
+func (g *Guard) Remove(volume string) error {
+	err := g.ask(request{Op: opRemove, Volume: volume}, -1)
+	if g.over(err) {
+		return nil
+	}
+	return err
+}
+
+// over tells whether a request failed since the guard has ended.
+func (g *Guard) over(err error) bool {
+	if !errors.Is(err, ErrLost) {
+		return false
+	}
+	select {
+	case <-g.ended:
+		return true
+	case <-time.After(answerTimeout):
+		return false
+	}
+}
 
 // Renew moves the deadline to an instant of [Now]. An earlier one than was given before changes nothing.
 // Without any call there is no deadline.
 func (g *Guard) Renew(deadline time.Duration) error {
-	if g.word.renew(deadline) != 0 {
+	was := time.Duration(1)
+	g.withWord(func(w *word) { was = w.renew(deadline) })
+	if was != 0 {
 		return nil
 	}
 	return g.ask(request{Op: opNudge}, -1)
+}
+
+// withWord does nothing after Close: the word is not there any more.
+func (g *Guard) withWord(do func(*word)) {
+	g.shared.RLock()
+	defer g.shared.RUnlock()
+	if g.word != nil {
+		do(g.word)
+	}
 }
 
 // Disarm takes the deadline away until the next Renew: for a daemon that has stopped all its I/O and unmounted all
 // its volumes because it cannot renew. ErrRefused while mounts are guarded, or when the deadline was moved on
 // meanwhile; without a deadline, Add is refused.
 func (g *Guard) Disarm() error {
-	return g.ask(request{Op: opDisarm, Seen: g.word.load()}, -1)
+	return g.ask(request{Op: opDisarm, Seen: g.Deadline()}, -1)
 }
 
 // Deadline is the latest that Renew moved to; 0: there is none.
-func (g *Guard) Deadline() time.Duration { return g.word.load() }
+func (g *Guard) Deadline() (at time.Duration) {
+	g.withWord(func(w *word) { at = w.load() })
+	return at
+}
 
 // Present tells the incarnation of the daemon's session, before anything is done under it. It costs no system call.
-func (g *Guard) Present(incarnation uint64) { g.word.present(incarnation) }
+func (g *Guard) Present(incarnation uint64) {
+	g.withWord(func(w *word) { w.present(incarnation) })
+}
 
 // Watch tells of a device before the first write to it through fd, which is open on path and is the only
 // description that the daemon writes through. The guard proves that all such writes have ended. A lock on a byte far
@@ -227,9 +264,10 @@ func (g *Guard) Serve(c Credentials) error {
 	return g.ask(request{Op: opServe, Credentials: &c}, -1)
 }
 
-// Close lets the guard go in order, with no mount left; ErrRefused while there are.
+// Close lets the guard go in order, with no mount left; ErrRefused while there are. Of one that has ended by itself
+// it returns how. Repeating it does no harm.
 func (g *Guard) Close() error {
-	if err := g.ask(request{Op: opClose}, -1); err != nil {
+	if err := g.ask(request{Op: opClose}, -1); err != nil && !g.over(err) {
 		return err
 	}
 	<-g.ended
@@ -246,7 +284,13 @@ func (g *Guard) kill() error {
 func (g *Guard) release() error {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	return errors.Join(g.socket.Close(), g.word.close())
+	g.shared.Lock()
+	defer g.shared.Unlock()
+	w := g.word
+	if g.word = nil; w == nil {
+		return nil
+	}
+	return errors.Join(g.socket.Close(), w.close())
 }
 
 func (g *Guard) ask(r request, fd int) error {
