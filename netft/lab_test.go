@@ -227,6 +227,25 @@ func (n *labNode) count(kinds ...detector.Kind) (count int) {
 	return count
 }
 
+// blameless fails the test if a node was suspected that lives. On a machine which did not let the heartbeats' thread run
+// in time the verdicts may be right.
+func (l *lab) blameless() {
+	l.t.Helper()
+	late := uint64(0)
+	for _, n := range l.nodes {
+		late += n.fabric.Counters().LateTicks
+	}
+	for _, n := range l.nodes {
+		got := n.count(detector.NodeLost, detector.DaemonStalled)
+		switch {
+		case got != 0 && late == 0:
+			l.t.Errorf("node %d: %d verdicts on nodes that live", n.number, got)
+		case got != 0:
+			l.t.Logf("node %d: %d verdicts on nodes that live, after %d late ticks", n.number, got, late)
+		}
+	}
+}
+
 func (n *labNode) forget() {
 	n.mu.Lock()
 	defer n.mu.Unlock()
@@ -353,7 +372,9 @@ func (s *stream) turn() (rounds int, longest time.Duration) {
 // flows waits until bytes go to and fro.
 func (s *stream) flows() {
 	s.t.Helper()
-	before, _ := s.turn()
+	s.mu.Lock()
+	before := s.rounds
+	s.mu.Unlock()
 	until(s.t, 10*time.Second, "bytes over the connection", func() bool {
 		s.mu.Lock()
 		defer s.mu.Unlock()

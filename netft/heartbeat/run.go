@@ -29,10 +29,21 @@ func (h *Heart) run() {
 		if h.ending.Load() {
 			return
 		}
+		h.noteLate(Now() - next)
 		t := h.tick()
 		h.stamps = h.Stamps(h.stamps[:0])
 		h.o.Judge(t, h.stamps)
 	}
+}
+
+// noteLate counts a tick that came so late that the detector gives grace for it.
+func (h *Heart) noteLate(by time.Duration) {
+	if by <= h.o.Interval/2 {
+		return
+	}
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.counters.LateTicks++
 }
 
 func sleepUntil(t time.Duration) {
