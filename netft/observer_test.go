@@ -129,9 +129,10 @@ func TestBusy(t *testing.T) {
 		defer spin(t, 8)()
 		time.Sleep(time.Duration(rounds()) * 2 * time.Second)
 		after := ob.ask(nil)
-		t.Logf("%d s: %d suspicions, %d late ticks, %d suspicions by a plain detector", 2*rounds(), after.Suspect-before.Suspect,
-			after.Late-before.Late, after.Plain-before.Plain)
-		if got := after.Suspect - before.Suspect + a.count(detector.NodeLost, detector.DaemonStalled); got != 0 && after.Late == before.Late &&
+		nodes := after.Nodes - before.Nodes
+		t.Logf("%d s: %d suspicions of a node, %d of a path; %d late ticks; %d suspicions by a plain detector", 2*rounds(), nodes,
+			after.Suspect-before.Suspect-nodes, after.Late-before.Late, after.Plain-before.Plain)
+		if got := nodes + a.count(detector.NodeLost, detector.DaemonStalled); got != 0 && after.Late == before.Late &&
 			a.fabric.Counters().LateTicks == 0 {
 			t.Errorf("%d suspicions", got)
 		}
