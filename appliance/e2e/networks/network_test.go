@@ -86,7 +86,7 @@ func (b *bench) logTells(node, kind string) {
 	check(b.t, lab.Poll(settle, func() error {
 		text, err := b.Nodes[1].Ctl(b.ctx, "log")
 		if err == nil && !slices.ContainsFunc(strings.Split(text, "\n"), func(l string) bool {
-			return strings.Contains(l, kind+": ") && strings.Contains(l, "node "+node+" ")
+			return strings.Contains(l, kind+": ") && (strings.Contains(l, "node "+node+" ") || strings.Contains(l, "node "+node+":"))
 		}) {
 			err = &missing{kind, text}
 		}
@@ -154,4 +154,42 @@ func TestColdStart(t *testing.T) {
 	}))
 	check(t, b.Stop())
 	b.nothingLeft()
+}
+
+// TestNodeLost pulls all cables of a node: the others conclude so from its silence, without BPF too.
+func TestNodeLost(t *testing.T) {
+	b := newBench(t, "\n[network]\nprofile = \"fast\"\nbpf = \"off\"\n")
+	for _, segment := range []*lab.Network{b.Network, b.Second} {
+		b.awaitNetwork(segment, api.NetworkUp, b.Nodes...)
+	}
+	text, err := b.Nodes[0].Ctl(b.ctx, "network", "list")
+	check(t, err)
+	if !strings.Contains(text, "stamped by their sockets, not by the kernel: ") {
+		t.Errorf("network list does not tell of the fallback:\n%s", text)
+	}
+	lost := b.Nodes[2]
+	began := time.Now()
+	check(t, lost.Host.Cut(b.ctx, b.Network))
+	check(t, lost.Host.Cut(b.ctx, b.Second))
+	check(t, lab.Poll(settle, func() error {
+		n, err := b.Nodes[1].API.Node(b.ctx, lost.Name)
+		if err == nil && n.Present {
+			err = &missing{"eviction", string(n.State)}
+		}
+		return err
+	}))
+	t.Logf("node %s is out %v after its cables", lost.Name, time.Since(began).Round(time.Millisecond))
+	b.logTells(lost.Name, "network.node-lost")
+	for _, segment := range []*lab.Network{b.Network, b.Second} {
+		check(t, lost.Host.Mend(b.ctx, segment))
+	}
+	b.awaitNetwork(b.Network, api.NetworkUp, b.Nodes...)
+	check(t, lab.Poll(settle, func() error {
+		n, err := b.Nodes[1].API.Node(b.ctx, lost.Name)
+		if err == nil && !n.Present {
+			err = &missing{"return", string(n.State)}
+		}
+		return err
+	}))
+	check(t, b.Stop())
 }
