@@ -1,6 +1,7 @@
 package cluster
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -57,8 +58,9 @@ func (db *DB) handleJoin(w http.ResponseWriter, r *http.Request) {
 		refuseWith(w, err)
 		return
 	}
-	db.log.Info("a node joins the cluster", "node", req.Node, "address", req.Address)
-	if err := db.Append(ctx, Event{Kind: "node.join", Text: fmt.Sprintf("node %s at %s let in", req.Node, req.Address)}); err != nil {
+	address := cmp.Or(a.Address, req.Address)
+	db.log.Info("a node joins the cluster", "node", req.Node, "address", address)
+	if err := db.Append(ctx, Event{Kind: "node.join", Text: fmt.Sprintf("node %s at %s let in", req.Node, address)}); err != nil {
 		db.log.Warn("the event was not recorded", "err", err)
 	}
 	db.kick()
