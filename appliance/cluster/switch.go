@@ -67,6 +67,13 @@ func (x *exchange) get(ctx context.Context) (*clientv3.Client, uint64, error) {
 	}
 }
 
+// next is closed at the next change.
+func (x *exchange) next() <-chan struct{} {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	return x.changed
+}
+
 // is tells whether client still is the one to use.
 func (x *exchange) is(client *clientv3.Client) bool {
 	x.mu.Lock()
@@ -201,8 +208,9 @@ func (s switchedWatcher) Watch(ctx context.Context, key string, opts ...clientv3
 	w.database = database
 	op := clientv3.OpGet(key, opts...)
 	w.wantsCreated, w.next = op.IsCreatedNotify(), op.Rev()
-	first := w.on(ctx, c)
-	go w.run(ctx, c, first)
+	one, cancel := context.WithCancel(ctx)
+	first := w.on(one, c)
+	go w.run(ctx, c, first, cancel)
 	return w.out
 }
 
@@ -235,32 +243,46 @@ func (w *switchedWatch) on(ctx context.Context, c *clientv3.Client) clientv3.Wat
 	return c.Watch(ctx, w.key, opts...)
 }
 
-func (w *switchedWatch) run(ctx context.Context, c *clientv3.Client, in clientv3.WatchChan) {
+func (w *switchedWatch) run(ctx context.Context, c *clientv3.Client, in clientv3.WatchChan, cancel context.CancelFunc) {
 	defer close(w.out)
 	for {
-		if !w.forward(ctx, c, in) {
+		more := w.forward(ctx, c, in)
+		cancel()
+		if !more {
 			return
 		}
 		next, database, err := w.x.get(ctx)
 		if err != nil || database != w.database {
 			return
 		}
-		c, in = next, w.on(ctx, next)
+		var one context.Context
+		one, cancel = context.WithCancel(ctx)
+		c, in = next, w.on(one, next)
 	}
 }
 
-// forward copies responses until the watch ends; true means that the client was taken away and the
-// watch is to go on with the next.
+// forward copies responses until the watch ends; true means that there is another client, with which the
+// watch is to go on. It does not wait for the one before to fail: a voter whose machine goes says nothing.
 func (w *switchedWatch) forward(ctx context.Context, c *clientv3.Client, in clientv3.WatchChan) bool {
-	for resp := range in {
-		if resp.Err() != nil && resp.CompactRevision == 0 && ctx.Err() == nil && !w.x.is(c) {
-			return true
+	for {
+		changed := w.x.next()
+		if !w.x.is(c) {
+			return ctx.Err() == nil
 		}
-		if !w.send(ctx, &resp) {
-			return false
+		select {
+		case resp, ok := <-in:
+			if !ok {
+				return ctx.Err() == nil && !w.x.is(c)
+			}
+			if resp.Err() != nil && resp.CompactRevision == 0 && ctx.Err() == nil && !w.x.is(c) {
+				return true
+			}
+			if !w.send(ctx, &resp) {
+				return false
+			}
+		case <-changed:
 		}
 	}
-	return ctx.Err() == nil && !w.x.is(c)
 }
 
 func (w *switchedWatch) send(ctx context.Context, resp *clientv3.WatchResponse) bool {
