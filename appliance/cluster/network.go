@@ -76,7 +76,7 @@ const (
 // maxNetworkBytes bounds one node's interfaces, and the settings.
 const maxNetworkBytes = 64 << 10
 
-// ErrNetwork: what is to be stored of networks is too large, or no JSON.
+// ErrNetwork says that what is to be stored of networks is too large, or no JSON.
 var ErrNetwork = errors.New("the description of networks cannot be stored")
 
 func checkNetwork(description json.RawMessage) error {
