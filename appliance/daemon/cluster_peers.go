@@ -23,6 +23,7 @@ import (
 // peerLimit bounds what another node is asked for a listing, and fenceLimit what it is asked to prove.
 const (
 	peerLimit  = time.Second
+	rowLimit   = 500 * time.Millisecond // for a look at a volume, which a person waits for
 	fenceLimit = 2 * time.Minute
 )
 
@@ -211,11 +212,32 @@ func (n *Node) ownRow(v *volumeState) api.VolumeNode {
 	return row
 }
 
+// presentPeers and absentPeers part the other nodes by whether they have a session, as far as this node has heard.
+func (n *Node) presentPeers() []cluster.Member {
+	return slices.DeleteFunc(n.peers(), func(m cluster.Member) bool { return !n.hasSession(m.Name) })
+}
+
+func (n *Node) absentPeers() []cluster.Member {
+	return slices.DeleteFunc(n.peers(), func(m cluster.Member) bool { return n.hasSession(m.Name) })
+}
+
+func (n *Node) hasSession(name string) bool {
+	m := n.membership.Load()
+	if m == nil {
+		return false
+	}
+	_, ok := m.view.Load().Nodes[name]
+	return ok
+}
+
 // rows is a volume as each node has it, by name.
 func (n *Node) rows(ctx context.Context, v *volumeState) []api.VolumeNode {
 	out := []api.VolumeNode{n.ownRow(v)}
+	for _, absent := range n.absentPeers() {
+		out = append(out, api.VolumeNode{Node: absent.Name, State: api.StateAbsent, Reason: "the node is not present in the cluster"})
+	}
 	path := pathVolume + url.PathEscape(v.id)
-	for _, h := range askPeers[api.VolumeNode](ctx, n, n.peers(), peerLimit, http.MethodGet, path, nil) {
+	for _, h := range askPeers[api.VolumeNode](ctx, n, n.presentPeers(), rowLimit, http.MethodGet, path, nil) {
 		var refused *api.Error
 		switch {
 		case errors.As(h.err, &refused):

@@ -11,6 +11,7 @@ import (
 const (
 	askInterval = 5 * time.Second
 	askTimeout  = 3 * time.Second
+	askAgain    = 100 * time.Millisecond
 )
 
 // databaseState is whether the cluster database answers; the zero value says that it does.
@@ -41,11 +42,29 @@ func (n *Node) keepAsking(ctx context.Context, changed func()) {
 	}
 }
 
+// ping asks until the database answers or ctx ends: while it chooses another leader it does not answer for a moment,
+// or says so at once.
+func (n *Node) ping(ctx context.Context) error {
+	for {
+		err := n.db.Ping(ctx)
+		if err == nil || pause(ctx, askAgain) != nil {
+			return err
+		}
+	}
+}
+
+func (n *Node) databaseAdvice() string {
+	if n.db.InCluster() != "" {
+		return "most of the nodes that vote must be up and reach each other: see `lunarctl cluster status`"
+	}
+	return "look at the disk of the state directory and restart lunard"
+}
+
 // ask tells whether there is news.
 func (n *Node) ask(ctx context.Context) (news bool) {
 	limited, cancel := context.WithTimeout(ctx, askTimeout)
 	defer cancel()
-	err := n.db.Ping(limited)
+	err := n.ping(limited)
 	was := n.database.why()
 	switch {
 	case ctx.Err() != nil:
@@ -55,7 +74,7 @@ func (n *Node) ask(ctx context.Context) (news bool) {
 	default:
 		why := fmt.Sprintf("nothing can be changed, I/O goes on: %v", err)
 		n.database.reason.Store(&why)
-		n.log.Error("ALARM: the cluster database does not answer; look at the disk of the state directory and restart lunard", "error", err)
+		n.log.Error("ALARM: the cluster database does not answer; "+n.databaseAdvice(), "error", err)
 	}
 	if was != "" && err == nil {
 		n.log.Info("the cluster database answers again")

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"strings"
 	"sync/atomic"
+	"time"
 
 	"lunar/appliance/api"
 	"lunar/appliance/cluster"
@@ -23,7 +24,8 @@ type parts struct {
 	size   int64    // of the device, when it was opened
 	forget func()   // tells the guard
 
-	alarm atomic.Pointer[string] // what is wrong with the device, in words
+	space atomic.Pointer[protocol.Space] // what the coordinator last said of it
+	alarm atomic.Pointer[string]         // what is wrong with the device, in words
 }
 
 // openParts takes dev over, unless it fails.
@@ -91,6 +93,23 @@ func (p *parts) checkSize() (news bool) {
 	text := fmt.Sprintf("the LUN shrank from %s to %s: I/O beyond fails; grow it back", api.FormatSize(p.size), api.FormatSize(size))
 	was := p.alarm.Swap(&text)
 	return was == nil || *was != text
+}
+
+// askSpace asks the coordinator what the volume has left, within limit; without an answer it is what was last heard.
+func (p *parts) askSpace(ctx context.Context, limit time.Duration) protocol.Space {
+	ctx, cancel := context.WithTimeout(ctx, limit)
+	defer cancel()
+	if space, err := p.vol.Space(ctx); err == nil {
+		p.space.Store(&space)
+	}
+	return p.lastSpace()
+}
+
+func (p *parts) lastSpace() protocol.Space {
+	if space := p.space.Load(); space != nil {
+		return *space
+	}
+	return protocol.Space{}
 }
 
 func (p *parts) counters() api.Counters {

@@ -36,11 +36,11 @@ func (n *Node) volumeStats(v *volumeState) server.VolumeStats {
 	out.State, _ = p.state()
 	out.Counters = p.counters()
 	out.Images, out.Waiting = status.Images, status.Waiting
-	ctx, cancel := context.WithTimeout(context.Background(), lookInterval)
-	defer cancel()
-	if space, err := p.vol.Space(ctx); err == nil {
-		out.Size, out.Free = space.Size, space.Free
+	space := p.lastSpace()
+	if space.Size == 0 {
+		space = p.askSpace(context.Background(), lookInterval)
 	}
+	out.Size, out.Free = space.Size, space.Free
 	return out
 }
 

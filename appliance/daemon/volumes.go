@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"strings"
+	"sync"
 	"time"
 
 	"lunar/appliance/api"
@@ -41,7 +42,12 @@ func (n *Node) Volume(ctx context.Context, name string) (api.VolumeDetail, error
 	if err != nil {
 		return api.VolumeDetail{}, err
 	}
-	return api.VolumeDetail{Volume: n.describe(ctx, v), Nodes: n.rows(ctx, v)}, nil
+	out := api.VolumeDetail{}
+	var asked sync.WaitGroup
+	asked.Go(func() { out.Nodes = n.rows(ctx, v) })
+	out.Volume = n.describe(ctx, v)
+	asked.Wait()
+	return out, nil
 }
 
 func (n *Node) describe(ctx context.Context, v *volumeState) api.Volume {
@@ -59,9 +65,8 @@ func (n *Node) describe(ctx context.Context, v *volumeState) api.Volume {
 	out.Coordinator, out.Device, out.Fencing = v.coordinator(), p.dev.Path, p.fencer.describe()
 	out.Epoch = p.vol.Status().Epoch
 	out.State, out.Reason = p.state()
-	if space, err := p.vol.Space(ctx); err == nil {
-		out.Size, out.Free = space.Size, space.Free
-	}
+	space := p.askSpace(ctx, rowLimit)
+	out.Size, out.Free = space.Size, space.Free
 	return out
 }
 

@@ -10,26 +10,31 @@ import (
 	"lunar/iscsi/scsi"
 )
 
-// lookInterval is how often keepWatch looks.
-const lookInterval = time.Second
+// lookInterval is how often keepWatch looks, and every how many looks it asks the coordinators for the space that is
+// left.
+const (
+	lookInterval = time.Second
+	looksPerAsk  = 5
+)
 
 // keepWatch tells initiators what changes by itself, until ctx ends: a volume that fills up, and how
 // this node reaches it.
 func (n *Node) keepWatch(ctx context.Context) {
 	tick := time.NewTicker(lookInterval)
 	defer tick.Stop()
-	for {
+	for looks := 0; ; {
 		select {
 		case <-tick.C:
-			n.look(ctx)
+			n.look(ctx, looks%looksPerAsk == 0)
+			looks++
 		case <-ctx.Done():
 			return
 		}
 	}
 }
 
-func (n *Node) look(ctx context.Context) {
-	n.lookAtVolumes(ctx)
+func (n *Node) look(ctx context.Context, space bool) {
+	n.lookAtVolumes(ctx, space)
 	for _, u := range n.exportedUnits() {
 		u.lu.CheckSpace()
 		u.checkSize()
@@ -39,15 +44,15 @@ func (n *Node) look(ctx context.Context) {
 
 // lookAtVolumes reads what each volume has left, which images answer from memory, and whether its device
 // still has its size.
-func (n *Node) lookAtVolumes(ctx context.Context) {
+func (n *Node) lookAtVolumes(ctx context.Context, space bool) {
 	for _, v := range n.sortedVolumes() {
 		p, release := v.tryBorrow()
 		if p == nil {
 			continue
 		}
-		limited, cancel := context.WithTimeout(ctx, lookInterval)
-		_, _ = p.vol.Space(limited) // a failure shows in the volume's state
-		cancel()
+		if space {
+			p.askSpace(ctx, lookInterval) // a failure shows in the volume's state
+		}
 		n.publishPath(v, p)
 		if p.checkSize() {
 			_, reason := p.state()

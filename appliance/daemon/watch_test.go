@@ -75,7 +75,7 @@ func TestRedirectShowsInALUA(t *testing.T) {
 			t.Errorf("redirect %v: group %d is in state %X, want %X", step.on, id, state, step.want)
 		}
 	}
-	b.daemon.node.look(t.Context())
+	b.daemon.node.look(t.Context(), true)
 	if seen := i.ready(); len(seen) != 0 {
 		t.Errorf("nothing changed: unit attentions %06x", seen)
 	}
@@ -105,7 +105,7 @@ func TestThresholdIsTold(t *testing.T) {
 	_, err := b.client.ChangeImage(t.Context(), "Volume1/disk.img", api.ChangeImage{Size: 1 << 30})
 	must(t, err)
 	i := login(t, b.portal(), initiatorName, iqn)
-	b.daemon.node.look(t.Context())
+	b.daemon.node.look(t.Context(), true)
 	i.ready()
 	_, err = b.client.CreateImage(t.Context(), api.CreateImage{Image: "Volume1/fat.img", Size: 330 << 20, Thick: true})
 	must(t, err)
@@ -206,7 +206,7 @@ func BenchmarkLook(b *testing.B) {
 	}
 	b.ReportAllocs()
 	for b.Loop() {
-		n.look(b.Context())
+		n.look(b.Context(), true)
 	}
 }
 
