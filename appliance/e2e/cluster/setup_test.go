@@ -180,8 +180,17 @@ func not(n *lab.ClusterNode) func(string) bool {
 // hands is how many processes and threads a command goes through, each of which this machine may let wait.
 const hands = 4
 
+// slack is added to each bar. Nothing with LUNAR_RUNS, which measures, as `make demo` does; in CI the machine may be busy
+// with other things, whose writes hold the disk up as well, and a bar only finds what hangs.
+func slack() time.Duration {
+	if os.Getenv("LUNAR_RUNS") != "" {
+		return 0
+	}
+	return 5 * time.Second
+}
+
 // bar fails the test if an operation of a kind took longer than limit, beyond what this machine itself was
-// late.
+// late, and the slack.
 func (w window) bar(kind load.Kind, limit time.Duration, keep func(string) bool) {
 	w.b.t.Helper()
 	now := time.Now()
@@ -189,7 +198,7 @@ func (w window) bar(kind load.Kind, limit time.Duration, keep func(string) bool)
 	late := w.b.fleet.Record.Longest(load.Machine, w.from, now, nil).Took
 	w.b.t.Logf("%s: longest %v (through %s, %v after the event); bar %v; this machine late by up to %v", kind, o.Took.Round(time.Millisecond),
 		o.Path, o.Start.Sub(w.from).Round(time.Millisecond), limit, late.Round(time.Millisecond))
-	if o.Took > limit+hands*late {
+	if o.Took > limit+hands*late+slack() {
 		w.b.t.Errorf("%s operation took %v, the bar is %v", kind, o.Took, limit)
 	}
 }

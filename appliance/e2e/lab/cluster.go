@@ -396,6 +396,20 @@ func (c *Cluster) Stop() error {
 // PIDs are the daemon's process and its guard's.
 func (n *ClusterNode) PIDs() []int { return append([]int{n.PID()}, n.guardOf()...) }
 
+// KillGuard kills the guard of the node's daemon, and returns when another one is there.
+func (n *ClusterNode) KillGuard() error {
+	was := n.guardOf()
+	for _, pid := range was {
+		_ = unix.Kill(pid, unix.SIGKILL)
+	}
+	return Poll(startLimit, func() error {
+		if now := n.guardOf(); len(was) == 0 || len(now) == 0 || now[0] == was[0] {
+			return fmt.Errorf("node %s had the guard %v and has %v", n.Name, was, now)
+		}
+		return nil
+	})
+}
+
 // guardOf finds the guard of a node's daemon: the same program with another argument, its child.
 func (n *ClusterNode) guardOf() []int {
 	files, _ := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/children", n.PID()))
