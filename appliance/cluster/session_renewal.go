@@ -105,11 +105,12 @@ func (r *renewals) begin(ctx context.Context) (time.Duration, error) {
 func (r *renewals) heard(ctx context.Context, a renewed) (time.Duration, error) {
 	r.flying--
 	left := time.Duration(r.s.deadline.Load() - Boottime())
+	failed := a.err != nil // no reason to give up: the deadline decides
 	switch {
-	case a.err != nil && r.flying > 0:
+	case failed && r.flying > 0:
 		return min(renewTry, max(left, 0)), nil // the others may still be answered
-	case a.err != nil:
-		return min(renewPause, max(left, 0)), nil // the deadline decides
+	case failed:
+		return min(renewPause, max(left, 0)), nil
 	case !a.held:
 		return 0, fmt.Errorf("%w: it was ended by another node, or its lease ran out", ErrSessionLost)
 	case left <= 0:

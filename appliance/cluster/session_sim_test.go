@@ -75,7 +75,7 @@ func newLives(seed uint64, bug string) *lives {
 	return w
 }
 
-func (n *living) clock(real time.Duration) int64 { return n.offset + int64(float64(real)*n.rate) }
+func (n *living) clock(now time.Duration) int64 { return n.offset + int64(float64(now)*n.rate) }
 
 // real is when the node's clock shows at.
 func (n *living) real(at int64) time.Duration { return time.Duration(float64(at-n.offset) / n.rate) }
