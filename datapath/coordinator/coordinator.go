@@ -86,9 +86,10 @@ type Coordinator struct {
 	opts  Options
 	dev   *device.Device
 	fs    *mount
-	end   int64       // of the file system on the device
-	names sync.Mutex  // orders changes of the name space, and opens
-	down  atomic.Bool // after Shutdown
+	end   int64        // of the file system on the device
+	names sync.Mutex   // orders changes of the name space, and opens
+	pairs sync.RWMutex // a copy between two images holds it shared, a snapshot of several alone
+	down  atomic.Bool  // after Shutdown
 
 	life       context.Context // ends with the term
 	endLife    context.CancelFunc
@@ -143,6 +144,9 @@ func Open(ctx context.Context, dev *device.Device, o Options) (*Coordinator, err
 	}
 	if err := c.openLanes(); err != nil {
 		return nil, errors.Join(err, c.Close(ctx))
+	}
+	if err := c.sweepSnapshots(); err != nil {
+		c.opts.Log.Warn("unfinished snapshots not removed", "device", dev.Path, "err", err)
 	}
 	c.opts.Log.Info("volume mounted", "device", dev.Path, "fs", fs, "epoch", o.Epoch)
 	return c, nil

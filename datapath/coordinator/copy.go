@@ -67,6 +67,8 @@ func (s *sharing) run(ctx context.Context) error {
 		from, to := min(s.r.Off, s.at.Off), max(s.r.End(), s.at.End())
 		return s.target.change(ctx, layout.Range{Off: from, Len: to - from}, s.share)
 	}
+	s.source.c.pairs.RLock()
+	defer s.source.c.pairs.RUnlock()
 	first, second := span{s.source, s.r}, span{s.target, s.at}
 	if first.im.id > second.im.id {
 		first, second = second, first

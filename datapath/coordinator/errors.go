@@ -44,6 +44,10 @@ var sentinels = []struct {
 
 // explain puts the operation and the path before err, and says what to do where it is known.
 func explain(path, operation string, err error) error {
+	return explainOf("image "+path, operation, err)
+}
+
+func explainOf(what, operation string, err error) error {
 	if err == nil {
 		return nil
 	}
@@ -52,8 +56,8 @@ func explain(path, operation string, err error) error {
 			break
 		}
 		if errors.Is(err, s.errno) {
-			return fmt.Errorf("image %s: %s: %w (%s)", path, operation, s.as, s.hint)
+			return fmt.Errorf("%s: %s: %w (%s)", what, operation, s.as, s.hint)
 		}
 	}
-	return fmt.Errorf("image %s: %s: %w", path, operation, err)
+	return fmt.Errorf("%s: %s: %w", what, operation, err)
 }

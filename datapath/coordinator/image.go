@@ -30,6 +30,7 @@ type image struct {
 	lastID    protocol.HolderID
 	layout    *layout.Layout // what the file system has durably
 	window    window
+	warmth    warmth
 	gone      bool // closed, while a call that had found it was about to begin
 }
 
@@ -41,6 +42,7 @@ func newImage(c *Coordinator, id protocol.ImageID, path string, f *os.File, l *l
 		returning: map[*protocol.Op]chan struct{}{},
 		holders:   map[protocol.HolderID]member{},
 		window:    newWindow(),
+		warmth:    newWarmth(),
 	}
 }
 
@@ -156,9 +158,10 @@ func (im *image) share(ctx context.Context, r layout.Range, fn func() error) err
 type effect uint8
 
 const (
-	none  effect = iota // nothing: the layout stands
-	freed               // blocks became a hole: nothing new is granted; committed where there are other nodes
-	moved               // blocks were allocated, converted or shared: commit, then grant
+	none   effect = iota // nothing: the layout stands
+	freed                // blocks became a hole: nothing new is granted; committed where there are other nodes
+	shared               // blocks have another owner too: what is granted is a part of what was, and durable
+	moved                // blocks were allocated, converted or unshared: commit, then grant
 )
 
 // change runs fn with r for itself, after every holder has returned r, and grants r anew.

@@ -49,7 +49,7 @@ func (c *Coordinator) changeName(ctx context.Context, m protocol.Meta, p, operat
 // Create makes an image, and the folders above it. It appears whole or not at all, also after a
 // crash, and is durable on return.
 func (c *Coordinator) Create(ctx context.Context, m protocol.Meta, p string, o protocol.CreateOptions) (err error) {
-	if unit := max(512, int64(c.dev.LogicalBlock)); o.Size <= 0 || o.Size%unit != 0 || o.Size > layout.MaxSize {
+	if unit := max(512, int64(c.dev.LogicalBlock)); o.Size < 0 || o.Size%unit != 0 || o.Size > layout.MaxSize {
 		return explain(p, "create", fmt.Errorf("%w: %d: give a multiple of %d", ErrSize, o.Size, unit))
 	}
 	if err := checkPath(p); err != nil {
@@ -156,7 +156,7 @@ func (c *Coordinator) Rename(ctx context.Context, m protocol.Meta, from, to stri
 // Resize changes an image's size. It may grow while it is open. It shrinks only while it is not
 // (ErrInUse), and with force only when data lies beyond the new end (ErrHoldsData).
 func (c *Coordinator) Resize(ctx context.Context, m protocol.Meta, p string, size int64, force bool) error {
-	if unit := max(512, int64(c.dev.LogicalBlock)); size <= 0 || size%unit != 0 || size > layout.MaxSize {
+	if unit := max(512, int64(c.dev.LogicalBlock)); size < 0 || size%unit != 0 || size > layout.MaxSize {
 		return explain(p, "resize", fmt.Errorf("%w: %d: give a multiple of %d", ErrSize, size, unit))
 	}
 	return c.changeName(ctx, m, p, "resize", func() error {
@@ -237,14 +237,17 @@ func (c *Coordinator) Clone(ctx context.Context, m protocol.Meta, from, to strin
 }
 
 func (c *Coordinator) reflink(m protocol.Meta, f *os.File, to string) error {
-	_ = unix.Fadvise(int(f.Fd()), 0, 0, unix.FADV_DONTNEED)
-	return c.build(m, to, func(t *os.File) error {
-		err := unix.IoctlFileClone(int(t.Fd()), int(f.Fd()))
-		if errors.Is(err, unix.EOPNOTSUPP) {
-			return fmt.Errorf("%w: %s cannot share blocks: use an XFS volume", ErrUnsupported, c.fs.fs)
-		}
-		return err
-	})
+	return c.build(m, to, func(t *os.File) error { return c.cloneFile(t, f) })
+}
+
+// cloneFile makes an empty file equal to another by sharing all its blocks.
+func (c *Coordinator) cloneFile(to, from *os.File) error {
+	_ = unix.Fadvise(int(from.Fd()), 0, 0, unix.FADV_DONTNEED)
+	err := unix.IoctlFileClone(int(to.Fd()), int(from.Fd()))
+	if errors.Is(err, unix.EOPNOTSUPP) {
+		return fmt.Errorf("%w: %s cannot share blocks: use a volume with XFS, made with reflink", ErrUnsupported, c.fs.fs)
+	}
+	return err
 }
 
 // List describes every image on the volume: each regular file, in the order of their paths.

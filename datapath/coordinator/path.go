@@ -30,6 +30,8 @@ func checkPath(p string) error {
 		reason = "it leaves the volume, or has empty or dot parts"
 	case p == lostAndFound || strings.HasPrefix(p, lostAndFound+"/"):
 		reason = "the file system keeps that name"
+	case p == hiddenFolder || strings.HasPrefix(p, hiddenFolder+"/"):
+		reason = "the volume keeps its snapshots there"
 	}
 	if reason == "" {
 		return nil
@@ -40,10 +42,15 @@ func checkPath(p string) error {
 // openImage opens an image's file for direct I/O. An image is a regular file that holds its content
 // in plain blocks.
 func (m *mount) openImage(p string) (*os.File, protocol.Stat, error) {
-	var st protocol.Stat
 	if err := checkPath(p); err != nil {
-		return nil, st, err
+		return nil, protocol.Stat{}, err
 	}
+	return m.openFile(p)
+}
+
+// openFile is openImage for a path of any kind.
+func (m *mount) openFile(p string) (*os.File, protocol.Stat, error) {
+	var st protocol.Stat
 	if err := m.checkFile(p); err != nil {
 		return nil, st, err
 	}
@@ -138,7 +145,7 @@ func (m *mount) walk(dir string, depth int, found []protocol.Stat) ([]protocol.S
 		switch {
 		case len(found) >= maxImages:
 			return found, fmt.Errorf("more than %d files: %w", maxImages, ErrUnsupported)
-		case e.IsDir() && at != lostAndFound && depth < maxDepth:
+		case e.IsDir() && at != lostAndFound && at != hiddenFolder && depth < maxDepth:
 			found, err = m.walk(at, depth+1, found)
 			if err != nil && !errors.Is(err, unix.ENAMETOOLONG) { // deeper than a path can name: no image
 				return found, err

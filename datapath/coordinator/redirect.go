@@ -38,7 +38,11 @@ func (c *Coordinator) Write(ctx context.Context, call protocol.Call, p []byte, o
 		return im.explain(err, "write", off, len(p))
 	}
 	done, err := im.overwrite(ctx, r, p, fua)
-	if !done && err == nil {
+	switch {
+	case done || err != nil:
+	case im.sharedOnly(r):
+		err = im.unshare(ctx, r, p, fua)
+	default:
 		err = im.allocate(ctx, r, p, fua)
 	}
 	return im.explain(err, "write", off, len(p))
@@ -132,6 +136,11 @@ func (im *image) allocate(ctx context.Context, r layout.Range, p []byte, fua boo
 func (im *image) store(p []byte, r, chunk layout.Range) error {
 	// In one piece if that can be had; when it cannot, the write itself tells what is wrong.
 	_ = unix.Fallocate(im.fd(), unix.FALLOC_FL_KEEP_SIZE, chunk.Off, chunk.Len)
+	return im.put(p, r)
+}
+
+// put writes p through the file system to a range that nobody else touches.
+func (im *image) put(p []byte, r layout.Range) error {
 	if im.whole(r) {
 		return im.pwrite(p, r.Off)
 	}
