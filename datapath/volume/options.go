@@ -51,6 +51,13 @@ type Coordinator interface {
 	List(ctx context.Context) ([]protocol.Stat, error)
 	Stat(ctx context.Context, path string) (protocol.Stat, error)
 	Space(ctx context.Context) (protocol.Space, error)
+
+	Snapshot(ctx context.Context, m protocol.Meta, name string, paths []string) (hold time.Duration, err error)
+	Snapshots(ctx context.Context) ([]protocol.Snapshot, error)
+	DeleteSnapshot(ctx context.Context, m protocol.Meta, name, path string) error
+	CloneSnapshot(ctx context.Context, m protocol.Meta, name, path, to string) error
+	Revert(ctx context.Context, m protocol.Meta, name, path string) error
+	Diff(ctx context.Context, path, from, to string) ([]layout.Range, error)
 }
 
 // Lane is one of the engine's I/O threads; *uring.Ring is one, and what injects faults before it.

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -32,6 +33,13 @@ type Coordinator interface {
 	List(ctx context.Context) ([]protocol.Stat, error)
 	Stat(ctx context.Context, path string) (protocol.Stat, error)
 	Space(ctx context.Context) (protocol.Space, error)
+
+	Snapshot(ctx context.Context, m protocol.Meta, name string, paths []string) (hold time.Duration, err error)
+	Snapshots(ctx context.Context) ([]protocol.Snapshot, error)
+	DeleteSnapshot(ctx context.Context, m protocol.Meta, name, path string) error
+	CloneSnapshot(ctx context.Context, m protocol.Meta, name, path, to string) error
+	Revert(ctx context.Context, m protocol.Meta, name, path string) error
+	Diff(ctx context.Context, path, from, to string) ([]layout.Range, error)
 }
 
 // DataPath carries redirected I/O to a volume's coordinator, as volume.Coordinator describes it.

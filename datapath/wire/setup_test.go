@@ -248,6 +248,36 @@ func (c *ledger) Space(ctx context.Context) (protocol.Space, error) {
 	return protocol.Space{Size: 10, Free: 3}, c.enter(ctx, "space")
 }
 
+func (c *ledger) Snapshot(ctx context.Context, m protocol.Meta, name string, paths []string) (time.Duration, error) {
+	return 7 * time.Millisecond, c.enter(ctx, fmt.Sprintf("snapshot %v %q %q", m.Key, name, paths))
+}
+
+func (c *ledger) Snapshots(ctx context.Context) (all []protocol.Snapshot, err error) {
+	for i := range 2*statPage + 1 {
+		all = append(all, protocol.Snapshot{Name: "s", Path: fmt.Sprintf("d/%d\xff", i), ID: protocol.ImageID(i), Set: 2, Size: 3, Exclusive: 4, Taken: 5, Hold: 6})
+	}
+	return all, c.enter(ctx, "snapshots")
+}
+
+func (c *ledger) DeleteSnapshot(ctx context.Context, m protocol.Meta, name, path string) error {
+	return c.enter(ctx, fmt.Sprintf("delete snapshot %d %q %q", m.Image, name, path))
+}
+
+func (c *ledger) CloneSnapshot(ctx context.Context, m protocol.Meta, name, path, to string) error {
+	return c.enter(ctx, fmt.Sprintf("clone snapshot %v %q %q %q", m.Key, name, path, to))
+}
+
+func (c *ledger) Revert(ctx context.Context, m protocol.Meta, name, path string) error {
+	return c.enter(ctx, fmt.Sprintf("revert %v %q %q", m.Key, name, path))
+}
+
+func (c *ledger) Diff(ctx context.Context, path, from, to string) (changed []layout.Range, err error) {
+	for i := range int64(diffPage + 1) {
+		changed = append(changed, layout.Range{Off: 8192 * i, Len: 4096})
+	}
+	return changed, c.enter(ctx, fmt.Sprintf("diff %q %q %q", path, from, to))
+}
+
 // noData is the DataPath of tests that redirect nothing.
 type noData struct{}
 
@@ -443,7 +473,7 @@ func attach(t testing.TB, c *Client, path string) (*view, protocol.Call, protoco
 // eventually waits until ok, not long.
 func eventually(t testing.TB, what string, ok func() bool) {
 	t.Helper()
-	for end := time.Now().Add(10 * time.Second); !ok(); time.Sleep(2 * time.Millisecond) {
+	for end := time.Now().Add(time.Minute); !ok(); time.Sleep(2 * time.Millisecond) {
 		if time.Now().After(end) {
 			t.Fatal("not in time: " + what)
 		}

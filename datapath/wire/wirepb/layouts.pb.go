@@ -2031,6 +2031,583 @@ func (x *SpaceReply) GetFree() int64 {
 	return 0
 }
 
+type SnapshotRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Meta          *Meta                  `protobuf:"bytes,1,opt,name=meta,proto3" json:"meta,omitempty"`
+	Name          []byte                 `protobuf:"bytes,2,opt,name=name,proto3" json:"name,omitempty"`
+	Paths         [][]byte               `protobuf:"bytes,3,rep,name=paths,proto3" json:"paths,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SnapshotRequest) Reset() {
+	*x = SnapshotRequest{}
+	mi := &file_layouts_proto_msgTypes[32]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SnapshotRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SnapshotRequest) ProtoMessage() {}
+
+func (x *SnapshotRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_layouts_proto_msgTypes[32]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SnapshotRequest.ProtoReflect.Descriptor instead.
+func (*SnapshotRequest) Descriptor() ([]byte, []int) {
+	return file_layouts_proto_rawDescGZIP(), []int{32}
+}
+
+func (x *SnapshotRequest) GetMeta() *Meta {
+	if x != nil {
+		return x.Meta
+	}
+	return nil
+}
+
+func (x *SnapshotRequest) GetName() []byte {
+	if x != nil {
+		return x.Name
+	}
+	return nil
+}
+
+func (x *SnapshotRequest) GetPaths() [][]byte {
+	if x != nil {
+		return x.Paths
+	}
+	return nil
+}
+
+type SnapshotReply struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	HoldNs        int64                  `protobuf:"varint,1,opt,name=hold_ns,json=holdNs,proto3" json:"hold_ns,omitempty"` // for which I/O was held
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SnapshotReply) Reset() {
+	*x = SnapshotReply{}
+	mi := &file_layouts_proto_msgTypes[33]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SnapshotReply) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SnapshotReply) ProtoMessage() {}
+
+func (x *SnapshotReply) ProtoReflect() protoreflect.Message {
+	mi := &file_layouts_proto_msgTypes[33]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SnapshotReply.ProtoReflect.Descriptor instead.
+func (*SnapshotReply) Descriptor() ([]byte, []int) {
+	return file_layouts_proto_rawDescGZIP(), []int{33}
+}
+
+func (x *SnapshotReply) GetHoldNs() int64 {
+	if x != nil {
+		return x.HoldNs
+	}
+	return 0
+}
+
+type SnapshotsRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SnapshotsRequest) Reset() {
+	*x = SnapshotsRequest{}
+	mi := &file_layouts_proto_msgTypes[34]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SnapshotsRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SnapshotsRequest) ProtoMessage() {}
+
+func (x *SnapshotsRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_layouts_proto_msgTypes[34]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SnapshotsRequest.ProtoReflect.Descriptor instead.
+func (*SnapshotsRequest) Descriptor() ([]byte, []int) {
+	return file_layouts_proto_rawDescGZIP(), []int{34}
+}
+
+type SnapshotPage struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Snapshots     []*ImageSnapshot       `protobuf:"bytes,1,rep,name=snapshots,proto3" json:"snapshots,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SnapshotPage) Reset() {
+	*x = SnapshotPage{}
+	mi := &file_layouts_proto_msgTypes[35]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SnapshotPage) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SnapshotPage) ProtoMessage() {}
+
+func (x *SnapshotPage) ProtoReflect() protoreflect.Message {
+	mi := &file_layouts_proto_msgTypes[35]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SnapshotPage.ProtoReflect.Descriptor instead.
+func (*SnapshotPage) Descriptor() ([]byte, []int) {
+	return file_layouts_proto_rawDescGZIP(), []int{35}
+}
+
+func (x *SnapshotPage) GetSnapshots() []*ImageSnapshot {
+	if x != nil {
+		return x.Snapshots
+	}
+	return nil
+}
+
+// ImageSnapshot is one image of a snapshot.
+type ImageSnapshot struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Name          []byte                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	Path          []byte                 `protobuf:"bytes,2,opt,name=path,proto3" json:"path,omitempty"`
+	Id            uint64                 `protobuf:"varint,3,opt,name=id,proto3" json:"id,omitempty"`
+	Set           uint64                 `protobuf:"varint,4,opt,name=set,proto3" json:"set,omitempty"`
+	Size          int64                  `protobuf:"varint,5,opt,name=size,proto3" json:"size,omitempty"`
+	Exclusive     int64                  `protobuf:"varint,6,opt,name=exclusive,proto3" json:"exclusive,omitempty"`
+	TakenNs       int64                  `protobuf:"varint,7,opt,name=taken_ns,json=takenNs,proto3" json:"taken_ns,omitempty"` // since 1970
+	HoldNs        int64                  `protobuf:"varint,8,opt,name=hold_ns,json=holdNs,proto3" json:"hold_ns,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ImageSnapshot) Reset() {
+	*x = ImageSnapshot{}
+	mi := &file_layouts_proto_msgTypes[36]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ImageSnapshot) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ImageSnapshot) ProtoMessage() {}
+
+func (x *ImageSnapshot) ProtoReflect() protoreflect.Message {
+	mi := &file_layouts_proto_msgTypes[36]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ImageSnapshot.ProtoReflect.Descriptor instead.
+func (*ImageSnapshot) Descriptor() ([]byte, []int) {
+	return file_layouts_proto_rawDescGZIP(), []int{36}
+}
+
+func (x *ImageSnapshot) GetName() []byte {
+	if x != nil {
+		return x.Name
+	}
+	return nil
+}
+
+func (x *ImageSnapshot) GetPath() []byte {
+	if x != nil {
+		return x.Path
+	}
+	return nil
+}
+
+func (x *ImageSnapshot) GetId() uint64 {
+	if x != nil {
+		return x.Id
+	}
+	return 0
+}
+
+func (x *ImageSnapshot) GetSet() uint64 {
+	if x != nil {
+		return x.Set
+	}
+	return 0
+}
+
+func (x *ImageSnapshot) GetSize() int64 {
+	if x != nil {
+		return x.Size
+	}
+	return 0
+}
+
+func (x *ImageSnapshot) GetExclusive() int64 {
+	if x != nil {
+		return x.Exclusive
+	}
+	return 0
+}
+
+func (x *ImageSnapshot) GetTakenNs() int64 {
+	if x != nil {
+		return x.TakenNs
+	}
+	return 0
+}
+
+func (x *ImageSnapshot) GetHoldNs() int64 {
+	if x != nil {
+		return x.HoldNs
+	}
+	return 0
+}
+
+type DeleteSnapshotRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Meta          *Meta                  `protobuf:"bytes,1,opt,name=meta,proto3" json:"meta,omitempty"`
+	Name          []byte                 `protobuf:"bytes,2,opt,name=name,proto3" json:"name,omitempty"`
+	Path          []byte                 `protobuf:"bytes,3,opt,name=path,proto3" json:"path,omitempty"` // empty: all of the snapshot
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *DeleteSnapshotRequest) Reset() {
+	*x = DeleteSnapshotRequest{}
+	mi := &file_layouts_proto_msgTypes[37]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *DeleteSnapshotRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*DeleteSnapshotRequest) ProtoMessage() {}
+
+func (x *DeleteSnapshotRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_layouts_proto_msgTypes[37]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use DeleteSnapshotRequest.ProtoReflect.Descriptor instead.
+func (*DeleteSnapshotRequest) Descriptor() ([]byte, []int) {
+	return file_layouts_proto_rawDescGZIP(), []int{37}
+}
+
+func (x *DeleteSnapshotRequest) GetMeta() *Meta {
+	if x != nil {
+		return x.Meta
+	}
+	return nil
+}
+
+func (x *DeleteSnapshotRequest) GetName() []byte {
+	if x != nil {
+		return x.Name
+	}
+	return nil
+}
+
+func (x *DeleteSnapshotRequest) GetPath() []byte {
+	if x != nil {
+		return x.Path
+	}
+	return nil
+}
+
+type CloneSnapshotRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Meta          *Meta                  `protobuf:"bytes,1,opt,name=meta,proto3" json:"meta,omitempty"`
+	Name          []byte                 `protobuf:"bytes,2,opt,name=name,proto3" json:"name,omitempty"`
+	Path          []byte                 `protobuf:"bytes,3,opt,name=path,proto3" json:"path,omitempty"`
+	To            []byte                 `protobuf:"bytes,4,opt,name=to,proto3" json:"to,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *CloneSnapshotRequest) Reset() {
+	*x = CloneSnapshotRequest{}
+	mi := &file_layouts_proto_msgTypes[38]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *CloneSnapshotRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*CloneSnapshotRequest) ProtoMessage() {}
+
+func (x *CloneSnapshotRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_layouts_proto_msgTypes[38]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use CloneSnapshotRequest.ProtoReflect.Descriptor instead.
+func (*CloneSnapshotRequest) Descriptor() ([]byte, []int) {
+	return file_layouts_proto_rawDescGZIP(), []int{38}
+}
+
+func (x *CloneSnapshotRequest) GetMeta() *Meta {
+	if x != nil {
+		return x.Meta
+	}
+	return nil
+}
+
+func (x *CloneSnapshotRequest) GetName() []byte {
+	if x != nil {
+		return x.Name
+	}
+	return nil
+}
+
+func (x *CloneSnapshotRequest) GetPath() []byte {
+	if x != nil {
+		return x.Path
+	}
+	return nil
+}
+
+func (x *CloneSnapshotRequest) GetTo() []byte {
+	if x != nil {
+		return x.To
+	}
+	return nil
+}
+
+type RevertRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Meta          *Meta                  `protobuf:"bytes,1,opt,name=meta,proto3" json:"meta,omitempty"`
+	Name          []byte                 `protobuf:"bytes,2,opt,name=name,proto3" json:"name,omitempty"`
+	Path          []byte                 `protobuf:"bytes,3,opt,name=path,proto3" json:"path,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RevertRequest) Reset() {
+	*x = RevertRequest{}
+	mi := &file_layouts_proto_msgTypes[39]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RevertRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RevertRequest) ProtoMessage() {}
+
+func (x *RevertRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_layouts_proto_msgTypes[39]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RevertRequest.ProtoReflect.Descriptor instead.
+func (*RevertRequest) Descriptor() ([]byte, []int) {
+	return file_layouts_proto_rawDescGZIP(), []int{39}
+}
+
+func (x *RevertRequest) GetMeta() *Meta {
+	if x != nil {
+		return x.Meta
+	}
+	return nil
+}
+
+func (x *RevertRequest) GetName() []byte {
+	if x != nil {
+		return x.Name
+	}
+	return nil
+}
+
+func (x *RevertRequest) GetPath() []byte {
+	if x != nil {
+		return x.Path
+	}
+	return nil
+}
+
+type DiffRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Path          []byte                 `protobuf:"bytes,1,opt,name=path,proto3" json:"path,omitempty"`
+	From          []byte                 `protobuf:"bytes,2,opt,name=from,proto3" json:"from,omitempty"`
+	To            []byte                 `protobuf:"bytes,3,opt,name=to,proto3" json:"to,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *DiffRequest) Reset() {
+	*x = DiffRequest{}
+	mi := &file_layouts_proto_msgTypes[40]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *DiffRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*DiffRequest) ProtoMessage() {}
+
+func (x *DiffRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_layouts_proto_msgTypes[40]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use DiffRequest.ProtoReflect.Descriptor instead.
+func (*DiffRequest) Descriptor() ([]byte, []int) {
+	return file_layouts_proto_rawDescGZIP(), []int{40}
+}
+
+func (x *DiffRequest) GetPath() []byte {
+	if x != nil {
+		return x.Path
+	}
+	return nil
+}
+
+func (x *DiffRequest) GetFrom() []byte {
+	if x != nil {
+		return x.From
+	}
+	return nil
+}
+
+func (x *DiffRequest) GetTo() []byte {
+	if x != nil {
+		return x.To
+	}
+	return nil
+}
+
+type DiffPage struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Changed       []*Range               `protobuf:"bytes,1,rep,name=changed,proto3" json:"changed,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *DiffPage) Reset() {
+	*x = DiffPage{}
+	mi := &file_layouts_proto_msgTypes[41]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *DiffPage) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*DiffPage) ProtoMessage() {}
+
+func (x *DiffPage) ProtoReflect() protoreflect.Message {
+	mi := &file_layouts_proto_msgTypes[41]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use DiffPage.ProtoReflect.Descriptor instead.
+func (*DiffPage) Descriptor() ([]byte, []int) {
+	return file_layouts_proto_rawDescGZIP(), []int{41}
+}
+
+func (x *DiffPage) GetChanged() []*Range {
+	if x != nil {
+		return x.Changed
+	}
+	return nil
+}
+
 var File_layouts_proto protoreflect.FileDescriptor
 
 const file_layouts_proto_rawDesc = "" +
@@ -2173,7 +2750,45 @@ const file_layouts_proto_rawDesc = "" +
 	"\n" +
 	"SpaceReply\x12\x12\n" +
 	"\x04size\x18\x01 \x01(\x03R\x04size\x12\x12\n" +
-	"\x04free\x18\x02 \x01(\x03R\x04free2\x9b\a\n" +
+	"\x04free\x18\x02 \x01(\x03R\x04free\"d\n" +
+	"\x0fSnapshotRequest\x12'\n" +
+	"\x04meta\x18\x01 \x01(\v2\x13.lunar.wire.v1.MetaR\x04meta\x12\x12\n" +
+	"\x04name\x18\x02 \x01(\fR\x04name\x12\x14\n" +
+	"\x05paths\x18\x03 \x03(\fR\x05paths\"(\n" +
+	"\rSnapshotReply\x12\x17\n" +
+	"\ahold_ns\x18\x01 \x01(\x03R\x06holdNs\"\x12\n" +
+	"\x10SnapshotsRequest\"J\n" +
+	"\fSnapshotPage\x12:\n" +
+	"\tsnapshots\x18\x01 \x03(\v2\x1c.lunar.wire.v1.ImageSnapshotR\tsnapshots\"\xbf\x01\n" +
+	"\rImageSnapshot\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\fR\x04name\x12\x12\n" +
+	"\x04path\x18\x02 \x01(\fR\x04path\x12\x0e\n" +
+	"\x02id\x18\x03 \x01(\x04R\x02id\x12\x10\n" +
+	"\x03set\x18\x04 \x01(\x04R\x03set\x12\x12\n" +
+	"\x04size\x18\x05 \x01(\x03R\x04size\x12\x1c\n" +
+	"\texclusive\x18\x06 \x01(\x03R\texclusive\x12\x19\n" +
+	"\btaken_ns\x18\a \x01(\x03R\atakenNs\x12\x17\n" +
+	"\ahold_ns\x18\b \x01(\x03R\x06holdNs\"h\n" +
+	"\x15DeleteSnapshotRequest\x12'\n" +
+	"\x04meta\x18\x01 \x01(\v2\x13.lunar.wire.v1.MetaR\x04meta\x12\x12\n" +
+	"\x04name\x18\x02 \x01(\fR\x04name\x12\x12\n" +
+	"\x04path\x18\x03 \x01(\fR\x04path\"w\n" +
+	"\x14CloneSnapshotRequest\x12'\n" +
+	"\x04meta\x18\x01 \x01(\v2\x13.lunar.wire.v1.MetaR\x04meta\x12\x12\n" +
+	"\x04name\x18\x02 \x01(\fR\x04name\x12\x12\n" +
+	"\x04path\x18\x03 \x01(\fR\x04path\x12\x0e\n" +
+	"\x02to\x18\x04 \x01(\fR\x02to\"`\n" +
+	"\rRevertRequest\x12'\n" +
+	"\x04meta\x18\x01 \x01(\v2\x13.lunar.wire.v1.MetaR\x04meta\x12\x12\n" +
+	"\x04name\x18\x02 \x01(\fR\x04name\x12\x12\n" +
+	"\x04path\x18\x03 \x01(\fR\x04path\"E\n" +
+	"\vDiffRequest\x12\x12\n" +
+	"\x04path\x18\x01 \x01(\fR\x04path\x12\x12\n" +
+	"\x04from\x18\x02 \x01(\fR\x04from\x12\x0e\n" +
+	"\x02to\x18\x03 \x01(\fR\x02to\":\n" +
+	"\bDiffPage\x12.\n" +
+	"\achanged\x18\x01 \x03(\v2\x14.lunar.wire.v1.RangeR\achanged2\xc6\n" +
+	"\n" +
 	"\aLayouts\x12=\n" +
 	"\aSession\x12\x17.lunar.wire.v1.FromNode\x1a\x15.lunar.wire.v1.ToNode(\x010\x01\x12B\n" +
 	"\x06Attach\x12\x1c.lunar.wire.v1.AttachRequest\x1a\x1a.lunar.wire.v1.AttachReply\x12;\n" +
@@ -2188,7 +2803,13 @@ const file_layouts_proto_rawDesc = "" +
 	"\x05Clone\x12\x1b.lunar.wire.v1.CloneRequest\x1a\x13.lunar.wire.v1.Done\x12=\n" +
 	"\x04List\x12\x1a.lunar.wire.v1.ListRequest\x1a\x17.lunar.wire.v1.StatPage0\x01\x12<\n" +
 	"\x04Stat\x12\x1a.lunar.wire.v1.StatRequest\x1a\x18.lunar.wire.v1.ImageStat\x12?\n" +
-	"\x05Space\x12\x1b.lunar.wire.v1.SpaceRequest\x1a\x19.lunar.wire.v1.SpaceReplyB\x1cZ\x1alunar/datapath/wire/wirepbb\x06proto3"
+	"\x05Space\x12\x1b.lunar.wire.v1.SpaceRequest\x1a\x19.lunar.wire.v1.SpaceReply\x12H\n" +
+	"\bSnapshot\x12\x1e.lunar.wire.v1.SnapshotRequest\x1a\x1c.lunar.wire.v1.SnapshotReply\x12K\n" +
+	"\tSnapshots\x12\x1f.lunar.wire.v1.SnapshotsRequest\x1a\x1b.lunar.wire.v1.SnapshotPage0\x01\x12K\n" +
+	"\x0eDeleteSnapshot\x12$.lunar.wire.v1.DeleteSnapshotRequest\x1a\x13.lunar.wire.v1.Done\x12I\n" +
+	"\rCloneSnapshot\x12#.lunar.wire.v1.CloneSnapshotRequest\x1a\x13.lunar.wire.v1.Done\x12;\n" +
+	"\x06Revert\x12\x1c.lunar.wire.v1.RevertRequest\x1a\x13.lunar.wire.v1.Done\x12=\n" +
+	"\x04Diff\x12\x1a.lunar.wire.v1.DiffRequest\x1a\x17.lunar.wire.v1.DiffPage0\x01B\x1cZ\x1alunar/datapath/wire/wirepbb\x06proto3"
 
 var (
 	file_layouts_proto_rawDescOnce sync.Once
@@ -2202,7 +2823,7 @@ func file_layouts_proto_rawDescGZIP() []byte {
 	return file_layouts_proto_rawDescData
 }
 
-var file_layouts_proto_msgTypes = make([]protoimpl.MessageInfo, 32)
+var file_layouts_proto_msgTypes = make([]protoimpl.MessageInfo, 42)
 var file_layouts_proto_goTypes = []any{
 	(*Done)(nil),                   // 0: lunar.wire.v1.Done
 	(*FromNode)(nil),               // 1: lunar.wire.v1.FromNode
@@ -2236,6 +2857,16 @@ var file_layouts_proto_goTypes = []any{
 	(*ImageStat)(nil),              // 29: lunar.wire.v1.ImageStat
 	(*SpaceRequest)(nil),           // 30: lunar.wire.v1.SpaceRequest
 	(*SpaceReply)(nil),             // 31: lunar.wire.v1.SpaceReply
+	(*SnapshotRequest)(nil),        // 32: lunar.wire.v1.SnapshotRequest
+	(*SnapshotReply)(nil),          // 33: lunar.wire.v1.SnapshotReply
+	(*SnapshotsRequest)(nil),       // 34: lunar.wire.v1.SnapshotsRequest
+	(*SnapshotPage)(nil),           // 35: lunar.wire.v1.SnapshotPage
+	(*ImageSnapshot)(nil),          // 36: lunar.wire.v1.ImageSnapshot
+	(*DeleteSnapshotRequest)(nil),  // 37: lunar.wire.v1.DeleteSnapshotRequest
+	(*CloneSnapshotRequest)(nil),   // 38: lunar.wire.v1.CloneSnapshotRequest
+	(*RevertRequest)(nil),          // 39: lunar.wire.v1.RevertRequest
+	(*DiffRequest)(nil),            // 40: lunar.wire.v1.DiffRequest
+	(*DiffPage)(nil),               // 41: lunar.wire.v1.DiffPage
 }
 var file_layouts_proto_depIdxs = []int32{
 	2,  // 0: lunar.wire.v1.FromNode.hello:type_name -> lunar.wire.v1.Hello
@@ -2257,39 +2888,57 @@ var file_layouts_proto_depIdxs = []int32{
 	12, // 16: lunar.wire.v1.ResizeRequest.meta:type_name -> lunar.wire.v1.Meta
 	12, // 17: lunar.wire.v1.CloneRequest.meta:type_name -> lunar.wire.v1.Meta
 	29, // 18: lunar.wire.v1.StatPage.images:type_name -> lunar.wire.v1.ImageStat
-	1,  // 19: lunar.wire.v1.Layouts.Session:input_type -> lunar.wire.v1.FromNode
-	13, // 20: lunar.wire.v1.Layouts.Attach:input_type -> lunar.wire.v1.AttachRequest
-	15, // 21: lunar.wire.v1.Layouts.Detach:input_type -> lunar.wire.v1.DetachRequest
-	16, // 22: lunar.wire.v1.Layouts.Acknowledge:input_type -> lunar.wire.v1.AcknowledgeRequest
-	17, // 23: lunar.wire.v1.Layouts.CompareAndWrite:input_type -> lunar.wire.v1.CompareAndWriteRequest
-	19, // 24: lunar.wire.v1.Layouts.Copy:input_type -> lunar.wire.v1.CopyRequest
-	20, // 25: lunar.wire.v1.Layouts.Create:input_type -> lunar.wire.v1.CreateRequest
-	22, // 26: lunar.wire.v1.Layouts.Delete:input_type -> lunar.wire.v1.DeleteRequest
-	23, // 27: lunar.wire.v1.Layouts.Rename:input_type -> lunar.wire.v1.RenameRequest
-	24, // 28: lunar.wire.v1.Layouts.Resize:input_type -> lunar.wire.v1.ResizeRequest
-	25, // 29: lunar.wire.v1.Layouts.Clone:input_type -> lunar.wire.v1.CloneRequest
-	26, // 30: lunar.wire.v1.Layouts.List:input_type -> lunar.wire.v1.ListRequest
-	28, // 31: lunar.wire.v1.Layouts.Stat:input_type -> lunar.wire.v1.StatRequest
-	30, // 32: lunar.wire.v1.Layouts.Space:input_type -> lunar.wire.v1.SpaceRequest
-	5,  // 33: lunar.wire.v1.Layouts.Session:output_type -> lunar.wire.v1.ToNode
-	14, // 34: lunar.wire.v1.Layouts.Attach:output_type -> lunar.wire.v1.AttachReply
-	0,  // 35: lunar.wire.v1.Layouts.Detach:output_type -> lunar.wire.v1.Done
-	0,  // 36: lunar.wire.v1.Layouts.Acknowledge:output_type -> lunar.wire.v1.Done
-	18, // 37: lunar.wire.v1.Layouts.CompareAndWrite:output_type -> lunar.wire.v1.CompareAndWriteReply
-	0,  // 38: lunar.wire.v1.Layouts.Copy:output_type -> lunar.wire.v1.Done
-	21, // 39: lunar.wire.v1.Layouts.Create:output_type -> lunar.wire.v1.Progress
-	0,  // 40: lunar.wire.v1.Layouts.Delete:output_type -> lunar.wire.v1.Done
-	0,  // 41: lunar.wire.v1.Layouts.Rename:output_type -> lunar.wire.v1.Done
-	0,  // 42: lunar.wire.v1.Layouts.Resize:output_type -> lunar.wire.v1.Done
-	0,  // 43: lunar.wire.v1.Layouts.Clone:output_type -> lunar.wire.v1.Done
-	27, // 44: lunar.wire.v1.Layouts.List:output_type -> lunar.wire.v1.StatPage
-	29, // 45: lunar.wire.v1.Layouts.Stat:output_type -> lunar.wire.v1.ImageStat
-	31, // 46: lunar.wire.v1.Layouts.Space:output_type -> lunar.wire.v1.SpaceReply
-	33, // [33:47] is the sub-list for method output_type
-	19, // [19:33] is the sub-list for method input_type
-	19, // [19:19] is the sub-list for extension type_name
-	19, // [19:19] is the sub-list for extension extendee
-	0,  // [0:19] is the sub-list for field type_name
+	12, // 19: lunar.wire.v1.SnapshotRequest.meta:type_name -> lunar.wire.v1.Meta
+	36, // 20: lunar.wire.v1.SnapshotPage.snapshots:type_name -> lunar.wire.v1.ImageSnapshot
+	12, // 21: lunar.wire.v1.DeleteSnapshotRequest.meta:type_name -> lunar.wire.v1.Meta
+	12, // 22: lunar.wire.v1.CloneSnapshotRequest.meta:type_name -> lunar.wire.v1.Meta
+	12, // 23: lunar.wire.v1.RevertRequest.meta:type_name -> lunar.wire.v1.Meta
+	7,  // 24: lunar.wire.v1.DiffPage.changed:type_name -> lunar.wire.v1.Range
+	1,  // 25: lunar.wire.v1.Layouts.Session:input_type -> lunar.wire.v1.FromNode
+	13, // 26: lunar.wire.v1.Layouts.Attach:input_type -> lunar.wire.v1.AttachRequest
+	15, // 27: lunar.wire.v1.Layouts.Detach:input_type -> lunar.wire.v1.DetachRequest
+	16, // 28: lunar.wire.v1.Layouts.Acknowledge:input_type -> lunar.wire.v1.AcknowledgeRequest
+	17, // 29: lunar.wire.v1.Layouts.CompareAndWrite:input_type -> lunar.wire.v1.CompareAndWriteRequest
+	19, // 30: lunar.wire.v1.Layouts.Copy:input_type -> lunar.wire.v1.CopyRequest
+	20, // 31: lunar.wire.v1.Layouts.Create:input_type -> lunar.wire.v1.CreateRequest
+	22, // 32: lunar.wire.v1.Layouts.Delete:input_type -> lunar.wire.v1.DeleteRequest
+	23, // 33: lunar.wire.v1.Layouts.Rename:input_type -> lunar.wire.v1.RenameRequest
+	24, // 34: lunar.wire.v1.Layouts.Resize:input_type -> lunar.wire.v1.ResizeRequest
+	25, // 35: lunar.wire.v1.Layouts.Clone:input_type -> lunar.wire.v1.CloneRequest
+	26, // 36: lunar.wire.v1.Layouts.List:input_type -> lunar.wire.v1.ListRequest
+	28, // 37: lunar.wire.v1.Layouts.Stat:input_type -> lunar.wire.v1.StatRequest
+	30, // 38: lunar.wire.v1.Layouts.Space:input_type -> lunar.wire.v1.SpaceRequest
+	32, // 39: lunar.wire.v1.Layouts.Snapshot:input_type -> lunar.wire.v1.SnapshotRequest
+	34, // 40: lunar.wire.v1.Layouts.Snapshots:input_type -> lunar.wire.v1.SnapshotsRequest
+	37, // 41: lunar.wire.v1.Layouts.DeleteSnapshot:input_type -> lunar.wire.v1.DeleteSnapshotRequest
+	38, // 42: lunar.wire.v1.Layouts.CloneSnapshot:input_type -> lunar.wire.v1.CloneSnapshotRequest
+	39, // 43: lunar.wire.v1.Layouts.Revert:input_type -> lunar.wire.v1.RevertRequest
+	40, // 44: lunar.wire.v1.Layouts.Diff:input_type -> lunar.wire.v1.DiffRequest
+	5,  // 45: lunar.wire.v1.Layouts.Session:output_type -> lunar.wire.v1.ToNode
+	14, // 46: lunar.wire.v1.Layouts.Attach:output_type -> lunar.wire.v1.AttachReply
+	0,  // 47: lunar.wire.v1.Layouts.Detach:output_type -> lunar.wire.v1.Done
+	0,  // 48: lunar.wire.v1.Layouts.Acknowledge:output_type -> lunar.wire.v1.Done
+	18, // 49: lunar.wire.v1.Layouts.CompareAndWrite:output_type -> lunar.wire.v1.CompareAndWriteReply
+	0,  // 50: lunar.wire.v1.Layouts.Copy:output_type -> lunar.wire.v1.Done
+	21, // 51: lunar.wire.v1.Layouts.Create:output_type -> lunar.wire.v1.Progress
+	0,  // 52: lunar.wire.v1.Layouts.Delete:output_type -> lunar.wire.v1.Done
+	0,  // 53: lunar.wire.v1.Layouts.Rename:output_type -> lunar.wire.v1.Done
+	0,  // 54: lunar.wire.v1.Layouts.Resize:output_type -> lunar.wire.v1.Done
+	0,  // 55: lunar.wire.v1.Layouts.Clone:output_type -> lunar.wire.v1.Done
+	27, // 56: lunar.wire.v1.Layouts.List:output_type -> lunar.wire.v1.StatPage
+	29, // 57: lunar.wire.v1.Layouts.Stat:output_type -> lunar.wire.v1.ImageStat
+	31, // 58: lunar.wire.v1.Layouts.Space:output_type -> lunar.wire.v1.SpaceReply
+	33, // 59: lunar.wire.v1.Layouts.Snapshot:output_type -> lunar.wire.v1.SnapshotReply
+	35, // 60: lunar.wire.v1.Layouts.Snapshots:output_type -> lunar.wire.v1.SnapshotPage
+	0,  // 61: lunar.wire.v1.Layouts.DeleteSnapshot:output_type -> lunar.wire.v1.Done
+	0,  // 62: lunar.wire.v1.Layouts.CloneSnapshot:output_type -> lunar.wire.v1.Done
+	0,  // 63: lunar.wire.v1.Layouts.Revert:output_type -> lunar.wire.v1.Done
+	41, // 64: lunar.wire.v1.Layouts.Diff:output_type -> lunar.wire.v1.DiffPage
+	45, // [45:65] is the sub-list for method output_type
+	25, // [25:45] is the sub-list for method input_type
+	25, // [25:25] is the sub-list for extension type_name
+	25, // [25:25] is the sub-list for extension extendee
+	0,  // [0:25] is the sub-list for field type_name
 }
 
 func init() { file_layouts_proto_init() }
@@ -2313,7 +2962,7 @@ func file_layouts_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_layouts_proto_rawDesc), len(file_layouts_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   32,
+			NumMessages:   42,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -38,6 +38,12 @@ const (
 	Layouts_List_FullMethodName            = "/lunar.wire.v1.Layouts/List"
 	Layouts_Stat_FullMethodName            = "/lunar.wire.v1.Layouts/Stat"
 	Layouts_Space_FullMethodName           = "/lunar.wire.v1.Layouts/Space"
+	Layouts_Snapshot_FullMethodName        = "/lunar.wire.v1.Layouts/Snapshot"
+	Layouts_Snapshots_FullMethodName       = "/lunar.wire.v1.Layouts/Snapshots"
+	Layouts_DeleteSnapshot_FullMethodName  = "/lunar.wire.v1.Layouts/DeleteSnapshot"
+	Layouts_CloneSnapshot_FullMethodName   = "/lunar.wire.v1.Layouts/CloneSnapshot"
+	Layouts_Revert_FullMethodName          = "/lunar.wire.v1.Layouts/Revert"
+	Layouts_Diff_FullMethodName            = "/lunar.wire.v1.Layouts/Diff"
 )
 
 // LayoutsClient is the client API for Layouts service.
@@ -61,6 +67,12 @@ type LayoutsClient interface {
 	List(ctx context.Context, in *ListRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[StatPage], error)
 	Stat(ctx context.Context, in *StatRequest, opts ...grpc.CallOption) (*ImageStat, error)
 	Space(ctx context.Context, in *SpaceRequest, opts ...grpc.CallOption) (*SpaceReply, error)
+	Snapshot(ctx context.Context, in *SnapshotRequest, opts ...grpc.CallOption) (*SnapshotReply, error)
+	Snapshots(ctx context.Context, in *SnapshotsRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[SnapshotPage], error)
+	DeleteSnapshot(ctx context.Context, in *DeleteSnapshotRequest, opts ...grpc.CallOption) (*Done, error)
+	CloneSnapshot(ctx context.Context, in *CloneSnapshotRequest, opts ...grpc.CallOption) (*Done, error)
+	Revert(ctx context.Context, in *RevertRequest, opts ...grpc.CallOption) (*Done, error)
+	Diff(ctx context.Context, in *DiffRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[DiffPage], error)
 }
 
 type layoutsClient struct {
@@ -232,6 +244,84 @@ func (c *layoutsClient) Space(ctx context.Context, in *SpaceRequest, opts ...grp
 	return out, nil
 }
 
+func (c *layoutsClient) Snapshot(ctx context.Context, in *SnapshotRequest, opts ...grpc.CallOption) (*SnapshotReply, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(SnapshotReply)
+	err := c.cc.Invoke(ctx, Layouts_Snapshot_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *layoutsClient) Snapshots(ctx context.Context, in *SnapshotsRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[SnapshotPage], error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	stream, err := c.cc.NewStream(ctx, &Layouts_ServiceDesc.Streams[3], Layouts_Snapshots_FullMethodName, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	x := &grpc.GenericClientStream[SnapshotsRequest, SnapshotPage]{ClientStream: stream}
+	if err := x.ClientStream.SendMsg(in); err != nil {
+		return nil, err
+	}
+	if err := x.ClientStream.CloseSend(); err != nil {
+		return nil, err
+	}
+	return x, nil
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type Layouts_SnapshotsClient = grpc.ServerStreamingClient[SnapshotPage]
+
+func (c *layoutsClient) DeleteSnapshot(ctx context.Context, in *DeleteSnapshotRequest, opts ...grpc.CallOption) (*Done, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(Done)
+	err := c.cc.Invoke(ctx, Layouts_DeleteSnapshot_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *layoutsClient) CloneSnapshot(ctx context.Context, in *CloneSnapshotRequest, opts ...grpc.CallOption) (*Done, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(Done)
+	err := c.cc.Invoke(ctx, Layouts_CloneSnapshot_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *layoutsClient) Revert(ctx context.Context, in *RevertRequest, opts ...grpc.CallOption) (*Done, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(Done)
+	err := c.cc.Invoke(ctx, Layouts_Revert_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *layoutsClient) Diff(ctx context.Context, in *DiffRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[DiffPage], error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	stream, err := c.cc.NewStream(ctx, &Layouts_ServiceDesc.Streams[4], Layouts_Diff_FullMethodName, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	x := &grpc.GenericClientStream[DiffRequest, DiffPage]{ClientStream: stream}
+	if err := x.ClientStream.SendMsg(in); err != nil {
+		return nil, err
+	}
+	if err := x.ClientStream.CloseSend(); err != nil {
+		return nil, err
+	}
+	return x, nil
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type Layouts_DiffClient = grpc.ServerStreamingClient[DiffPage]
+
 // LayoutsServer is the server API for Layouts service.
 // All implementations must embed UnimplementedLayoutsServer
 // for forward compatibility.
@@ -253,6 +343,12 @@ type LayoutsServer interface {
 	List(*ListRequest, grpc.ServerStreamingServer[StatPage]) error
 	Stat(context.Context, *StatRequest) (*ImageStat, error)
 	Space(context.Context, *SpaceRequest) (*SpaceReply, error)
+	Snapshot(context.Context, *SnapshotRequest) (*SnapshotReply, error)
+	Snapshots(*SnapshotsRequest, grpc.ServerStreamingServer[SnapshotPage]) error
+	DeleteSnapshot(context.Context, *DeleteSnapshotRequest) (*Done, error)
+	CloneSnapshot(context.Context, *CloneSnapshotRequest) (*Done, error)
+	Revert(context.Context, *RevertRequest) (*Done, error)
+	Diff(*DiffRequest, grpc.ServerStreamingServer[DiffPage]) error
 	mustEmbedUnimplementedLayoutsServer()
 }
 
@@ -304,6 +400,24 @@ func (UnimplementedLayoutsServer) Stat(context.Context, *StatRequest) (*ImageSta
 }
 func (UnimplementedLayoutsServer) Space(context.Context, *SpaceRequest) (*SpaceReply, error) {
 	return nil, status.Error(codes.Unimplemented, "method Space not implemented")
+}
+func (UnimplementedLayoutsServer) Snapshot(context.Context, *SnapshotRequest) (*SnapshotReply, error) {
+	return nil, status.Error(codes.Unimplemented, "method Snapshot not implemented")
+}
+func (UnimplementedLayoutsServer) Snapshots(*SnapshotsRequest, grpc.ServerStreamingServer[SnapshotPage]) error {
+	return status.Error(codes.Unimplemented, "method Snapshots not implemented")
+}
+func (UnimplementedLayoutsServer) DeleteSnapshot(context.Context, *DeleteSnapshotRequest) (*Done, error) {
+	return nil, status.Error(codes.Unimplemented, "method DeleteSnapshot not implemented")
+}
+func (UnimplementedLayoutsServer) CloneSnapshot(context.Context, *CloneSnapshotRequest) (*Done, error) {
+	return nil, status.Error(codes.Unimplemented, "method CloneSnapshot not implemented")
+}
+func (UnimplementedLayoutsServer) Revert(context.Context, *RevertRequest) (*Done, error) {
+	return nil, status.Error(codes.Unimplemented, "method Revert not implemented")
+}
+func (UnimplementedLayoutsServer) Diff(*DiffRequest, grpc.ServerStreamingServer[DiffPage]) error {
+	return status.Error(codes.Unimplemented, "method Diff not implemented")
 }
 func (UnimplementedLayoutsServer) mustEmbedUnimplementedLayoutsServer() {}
 func (UnimplementedLayoutsServer) testEmbeddedByValue()                 {}
@@ -553,6 +667,100 @@ func _Layouts_Space_Handler(srv interface{}, ctx context.Context, dec func(inter
 	return interceptor(ctx, in, info, handler)
 }
 
+func _Layouts_Snapshot_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(SnapshotRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(LayoutsServer).Snapshot(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Layouts_Snapshot_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(LayoutsServer).Snapshot(ctx, req.(*SnapshotRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _Layouts_Snapshots_Handler(srv interface{}, stream grpc.ServerStream) error {
+	m := new(SnapshotsRequest)
+	if err := stream.RecvMsg(m); err != nil {
+		return err
+	}
+	return srv.(LayoutsServer).Snapshots(m, &grpc.GenericServerStream[SnapshotsRequest, SnapshotPage]{ServerStream: stream})
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type Layouts_SnapshotsServer = grpc.ServerStreamingServer[SnapshotPage]
+
+func _Layouts_DeleteSnapshot_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(DeleteSnapshotRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(LayoutsServer).DeleteSnapshot(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Layouts_DeleteSnapshot_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(LayoutsServer).DeleteSnapshot(ctx, req.(*DeleteSnapshotRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _Layouts_CloneSnapshot_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(CloneSnapshotRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(LayoutsServer).CloneSnapshot(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Layouts_CloneSnapshot_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(LayoutsServer).CloneSnapshot(ctx, req.(*CloneSnapshotRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _Layouts_Revert_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(RevertRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(LayoutsServer).Revert(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Layouts_Revert_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(LayoutsServer).Revert(ctx, req.(*RevertRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _Layouts_Diff_Handler(srv interface{}, stream grpc.ServerStream) error {
+	m := new(DiffRequest)
+	if err := stream.RecvMsg(m); err != nil {
+		return err
+	}
+	return srv.(LayoutsServer).Diff(m, &grpc.GenericServerStream[DiffRequest, DiffPage]{ServerStream: stream})
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type Layouts_DiffServer = grpc.ServerStreamingServer[DiffPage]
+
 // Layouts_ServiceDesc is the grpc.ServiceDesc for Layouts service.
 // It's only intended for direct use with grpc.RegisterService,
 // and not to be introspected or modified (even as a copy)
@@ -604,6 +812,22 @@ var Layouts_ServiceDesc = grpc.ServiceDesc{
 			MethodName: "Space",
 			Handler:    _Layouts_Space_Handler,
 		},
+		{
+			MethodName: "Snapshot",
+			Handler:    _Layouts_Snapshot_Handler,
+		},
+		{
+			MethodName: "DeleteSnapshot",
+			Handler:    _Layouts_DeleteSnapshot_Handler,
+		},
+		{
+			MethodName: "CloneSnapshot",
+			Handler:    _Layouts_CloneSnapshot_Handler,
+		},
+		{
+			MethodName: "Revert",
+			Handler:    _Layouts_Revert_Handler,
+		},
 	},
 	Streams: []grpc.StreamDesc{
 		{
@@ -620,6 +844,16 @@ var Layouts_ServiceDesc = grpc.ServiceDesc{
 		{
 			StreamName:    "List",
 			Handler:       _Layouts_List_Handler,
+			ServerStreams: true,
+		},
+		{
+			StreamName:    "Snapshots",
+			Handler:       _Layouts_Snapshots_Handler,
+			ServerStreams: true,
+		},
+		{
+			StreamName:    "Diff",
+			Handler:       _Layouts_Diff_Handler,
 			ServerStreams: true,
 		},
 	},
