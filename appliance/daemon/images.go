@@ -92,7 +92,7 @@ func (n *Node) CreateImage(ctx context.Context, r api.CreateImage) (api.Image, e
 		if from != volume {
 			return api.Image{}, api.Errorf(api.Invalid, "a clone shares its blocks with %s: it has to be on volume %s too", r.From, from)
 		}
-		build = func(_ *volumeState, p *parts) error { return p.vol.Clone(ctx, source, path) }
+		build = func(_ *volumeState, p *parts) error { return p.clone(ctx, source, path) }
 	}
 	if err := n.on(volume, build); err != nil {
 		return api.Image{}, err

@@ -22,6 +22,8 @@ type Volumes interface {
 
 // Images manages images, each named by its volume and its path inside it.
 type Images interface {
+	Snapshots
+
 	Images(ctx context.Context, volume string) ([]api.Image, error)
 	Image(ctx context.Context, volume, path string) (api.Image, error)
 	CreateImage(ctx context.Context, r api.CreateImage) (api.Image, error)
@@ -101,7 +103,7 @@ func New(o Options) (*Server, error) {
 		return nil, err
 	}
 	s := &Server{o: o, mux: http.NewServeMux(), metrics: newMetrics(o.Stats, o.Version)}
-	for _, r := range s.routes() {
+	for _, r := range append(s.routes(), s.snapshotRoutes()...) {
 		s.mux.Handle(r.pattern, s.instrument(r))
 	}
 	s.mux.HandleFunc("/", s.unknown)

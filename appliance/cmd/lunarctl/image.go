@@ -18,7 +18,7 @@ func (c *cli) imageCommand() *cobra.Command {
 	}
 	show := c.verb("show VOLUME/PATH", "Show an image", 1, c.imageShow)
 	rename := c.verb("rename VOLUME/PATH VOLUME/NEWPATH", "Move an image that is not exported inside its volume", 2, c.imageRename)
-	clone := c.verb("clone VOLUME/PATH VOLUME/NEWPATH", "Make a copy that shares its blocks with the source", 2, c.imageClone)
+	clone := c.verb("clone VOLUME/PATH[@SNAPSHOT] VOLUME/NEWPATH", "Make a copy that shares its blocks with the source", 2, c.imageClone)
 	resize, remove := c.imageResize(), c.imageDelete()
 	for _, cmd := range []*cobra.Command{show, rename, clone, resize, remove} {
 		cmd.ValidArgsFunction = c.complete(c.imageNames)
