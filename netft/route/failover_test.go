@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
 )
 
 // cuts are the ways in which a network goes; detect is how long the test takes to notice, as heartbeats would.
@@ -26,6 +27,42 @@ var cuts = []struct {
 		a.deafen()
 		b.deafen()
 	}},
+	{"unresolved", 300 * time.Millisecond, func(a, b *machine) {
+		a.vanish()
+		b.vanish()
+		a.unlearn()
+		b.unlearn()
+	}},
+}
+
+// vanish has nobody on eth0 find the machine: its address there is gone.
+func (m *machine) vanish() {
+	m.t.Helper()
+	m.Must(func() error {
+		l, err := netlink.LinkByName("eth0")
+		if err != nil {
+			return err
+		}
+		list, err := netlink.AddrList(l, netlink.FAMILY_ALL)
+		for i := range list {
+			err = errors.Join(err, netlink.AddrDel(l, &list[i]))
+		}
+		return err
+	})
+}
+
+// unlearn forgets where the peer is on eth0, as the kernel does when the carrier goes: what is sent there waits in
+// the neighbour's queue, and TCP sends nothing again that waits in a queue of this machine.
+func (m *machine) unlearn() {
+	m.t.Helper()
+	r := m.keeper.wanted[0]
+	m.Must(func() error {
+		err := netlink.NeighDel(&netlink.Neigh{LinkIndex: r.Index, IP: r.Via.AsSlice()})
+		if errors.Is(err, unix.ENOENT) {
+			return nil // gone with the address
+		}
+		return err
+	})
 }
 
 // deafen sends what goes to the peer over eth0 to a MAC that nobody has.

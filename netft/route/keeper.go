@@ -78,7 +78,7 @@ func Start(cluster netip.Addr, log *slog.Logger) (*Keeper, error) {
 	k.cancel = cancel
 	if err := errors.Join(h.SetSocketTimeout(askTimeout), k.begin()); err != nil {
 		cancel()
-		k.release()
+		k.free()
 		return nil, err
 	}
 	go k.run(ctx)
@@ -145,11 +145,11 @@ func (k *Keeper) Close() error {
 	defer k.mu.Unlock()
 	k.wanted, k.set = nil, true
 	err := errors.Join(k.reconcile(), k.dropAddress(), k.restore())
-	k.release()
+	k.free()
 	return err
 }
 
-func (k *Keeper) release() {
+func (k *Keeper) free() {
 	k.handle.Close()
 	_ = k.ns.Close()
 }

@@ -97,7 +97,7 @@ func crash(k *Keeper) {
 	k.cancel()
 	k.mu.Unlock()
 	<-k.done
-	k.release()
+	k.free()
 }
 
 func TestStartAfterACrash(t *testing.T) {

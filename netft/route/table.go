@@ -111,10 +111,11 @@ func (k *Keeper) place(t table, r Route) error {
 		inPlace := slices.IndexFunc(old, func(o netlink.Route) bool { return o.Priority == want.Priority })
 		err := k.put(want, inPlace >= 0)
 		if err == nil {
+			left := old
 			if inPlace >= 0 {
-				old = slices.Delete(slices.Clone(old), inPlace, inPlace+1)
+				left = slices.Delete(slices.Clone(old), inPlace, inPlace+1)
 			}
-			return k.remove(old)
+			return errors.Join(k.remove(left), k.release(old))
 		}
 		if !errors.Is(err, unix.EEXIST) {
 			return fmt.Errorf("route: to %s via %s on interface %d: %w", r.Peer, r.Via, r.Index, err)
