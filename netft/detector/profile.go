@@ -27,14 +27,14 @@ type Profile struct {
 	// SameSubnetThreshold. MissedRouted is the same for a path between two subnets, CrossSubnetThreshold.
 	Missed, MissedRouted int
 	// Interval is the time between two heartbeats of a path, at most Period. It may be shorter, so that traffic
-	// leaves a network which drops it long before anybody is given up. 0 is a fifth of Period, but not less than
+	// leaves a network which drops it long before anybody is given up. 0 is a tenth of Period, but not less than
 	// 100 ms unless Period is less.
 	Interval time.Duration
 }
 
 // Default is as Windows Server 2016: a second, 10 missed in one subnet and 20 between two.
 func Default() Profile {
-	return Profile{Period: time.Second, Missed: 10, MissedRouted: 20, Interval: 200 * time.Millisecond}
+	return Profile{Period: time.Second, Missed: 10, MissedRouted: 20, Interval: 100 * time.Millisecond}
 }
 
 // Fast is for networks of low latency.
@@ -66,7 +66,7 @@ func (p Profile) WithDefaults() Profile {
 		p.MissedRouted = min(2*p.Missed, MaxMissed)
 	}
 	if p.Interval == 0 {
-		p.Interval = max(p.Period/5, min(p.Period, 100*time.Millisecond))
+		p.Interval = max(p.Period/10, min(p.Period, 100*time.Millisecond))
 	}
 	return p
 }

@@ -34,7 +34,7 @@ func TestProfileValidate(t *testing.T) {
 
 // TestThresholds holds the defaults to Windows Server 2016's.
 func TestThresholds(t *testing.T) {
-	if d := Default(); d.Threshold() != 10*time.Second || d.RoutedThreshold() != 20*time.Second || d.Leave() != 500*time.Millisecond {
+	if d := Default(); d.Threshold() != 10*time.Second || d.RoutedThreshold() != 20*time.Second || d.Leave() != 250*time.Millisecond {
 		t.Errorf("default: %v, %v, %v", d.Threshold(), d.RoutedThreshold(), d.Leave())
 	}
 	if f := Fast(); f.Threshold() != 500*time.Millisecond || f.Leave() != 250*time.Millisecond {
