@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"context"
 	"encoding/hex"
+	"errors"
 	"fmt"
 	"slices"
 	"sync/atomic"
@@ -62,6 +63,9 @@ func (n *Node) newUnit(ctx context.Context, p *parts, l cluster.LUN) (*unit, err
 	image, err := p.vol.OpenImage(ctx, l.Path)
 	if err != nil {
 		return nil, err
+	}
+	if image.Size() == 0 {
+		return nil, errors.Join(api.Errorf(api.Refused, "image %s has no bytes yet: give it a size first", l.Path), image.Close(ctx))
 	}
 	lu, err := scsi.NewLogicalUnit(image, scsi.UnitOptions{
 		NAA: naa, Serial: l.Serial, Thin: true, PhysicalBlock: physicalBlock(p.dev), Shared: n.membership.Load().shared,

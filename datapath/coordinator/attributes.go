@@ -32,7 +32,7 @@ func checkAttributes(f *os.File) error {
 	switch st.Mode & unix.S_IFMT {
 	case unix.S_IFREG:
 	case unix.S_IFDIR:
-		return fmt.Errorf("%w: it is a folder", ErrPath)
+		return fmt.Errorf("%w: it is a folder: %w", ErrPath, unix.EISDIR)
 	default:
 		return fmt.Errorf("%w: it is no regular file", ErrPath)
 	}
