@@ -29,6 +29,8 @@ type Config struct {
 	Fence    Fence   `toml:"fence"`
 	Cluster  Cluster `toml:"cluster"`
 	Network  Network `toml:"network"`
+
+	Namespace Namespace `toml:"namespace"`
 }
 
 // Node names this machine in logs, tables and the cluster database.
@@ -121,6 +123,29 @@ func (n *Network) Heartbeats() (period time.Duration, missed int) {
 	return period, missed
 }
 
+// Namespace says where this node shows the volumes as files.
+type Namespace struct {
+	Mount string `toml:"mount"` // folder; empty: nowhere; NamespaceAuto
+}
+
+// NamespaceAuto as namespace.mount is NamespacePath where the state folder is the default one, and nowhere
+// else: several nodes on one machine would take it from each other.
+const (
+	NamespaceAuto = "auto"
+	NamespacePath = "/ClusterStorage"
+)
+
+// NamespaceMount is where the volumes are shown, "" for nowhere.
+func (c *Config) NamespaceMount() string {
+	switch {
+	case c.Namespace.Mount != NamespaceAuto:
+		return c.Namespace.Mount
+	case c.StateDir == defaultStateDir && c.Cluster.Role == RoleNode:
+		return NamespacePath
+	}
+	return ""
+}
+
 // Storage says which block devices are this node's paths to the SAN.
 type Storage struct {
 	Devices []string `toml:"devices"` // patterns of paths, as of path.Match; empty: every block device
@@ -165,10 +190,12 @@ func (d *Duration) UnmarshalText(text []byte) error {
 // MarshalText is the inverse of UnmarshalText.
 func (d Duration) MarshalText() ([]byte, error) { return []byte(time.Duration(d).String()), nil }
 
+const defaultStateDir = "/var/lib/lunar"
+
 // Default is the configuration of a node without a file.
 func Default() Config {
 	return Config{
-		StateDir: "/var/lib/lunar",
+		StateDir: defaultStateDir,
 		Socket:   "/run/lunar/lunard.sock",
 		Node:     Node{Name: hostName()},
 		Log:      Log{Level: "info", Format: "text"},
@@ -178,6 +205,8 @@ func Default() Config {
 		Fence:    Fence{AgentTimeout: Duration(time.Minute), InFlight: Duration(30 * time.Second), WatchdogTimeout: Duration(10 * time.Second)},
 		Cluster:  Cluster{Profile: ProfileDefault, Lease: Duration(2 * time.Second), Role: RoleNode},
 		Network:  Network{Profile: ProfileDefault, Port: 3343, BPF: BPFAuto},
+
+		Namespace: Namespace{Mount: NamespaceAuto},
 	}
 }
 

@@ -36,6 +36,8 @@ func TestParseAllKeys(t *testing.T) {
 		Fence:   Fence{[]string{"/usr/sbin/fence", "-x"}, Duration(9 * time.Second), Duration(2 * time.Second), "/dev/watchdog", Duration(20 * time.Second)},
 		Cluster: Cluster{"192.0.2.1", "fast", Duration(5 * time.Second), "witness", []string{"https://192.0.2.2:2379"}, "/ca", "/cert", "/key"},
 		Network: Network{"fast", Duration(50 * time.Millisecond), 4, 3344, "off"},
+
+		Namespace: Namespace{"/n"},
 	}
 	if !reflect.DeepEqual(c, want) {
 		t.Fatalf("got %+v\nwant %+v", c, want)
@@ -82,7 +84,24 @@ period = "50ms"
 missed = 4
 port = 3344
 bpf = "off"
+[namespace]
+mount = "/n"
 `
+
+func TestNamespaceMount(t *testing.T) {
+	for text, want := range map[string]string{
+		"": NamespacePath, "state_dir = \"/elsewhere\"": "", "cluster.role = \"witness\"": "",
+		"namespace.mount = \"\"": "", "state_dir = \"/elsewhere\"\nnamespace.mount = \"/n\"": "/n",
+	} {
+		c, err := Parse("f", []byte(text))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := c.NamespaceMount(); got != want {
+			t.Errorf("%q: %q, want %q", text, got, want)
+		}
+	}
+}
 
 func TestHeartbeats(t *testing.T) {
 	for text, want := range map[string][2]any{
@@ -133,6 +152,8 @@ func TestParseErrors(t *testing.T) {
 		{"heartbeat period", "[network]\nperiod = \"1ms\"\n", "network.period", 2, "from 50ms to 1m0s"},
 		{"heartbeats missed", "[network]\nmissed = 2\n", "network.missed", 2, "from 3 to 120"},
 		{"heartbeat port", "[network]\nport = 0\n", "network.port", 2, "from 1 to 65535"},
+		{"namespace", "[namespace]\nmount = \"/\"\n", "namespace.mount", 2, "no folder"},
+		{"relative namespace", "[namespace]\nmount = \"cs\"\n", "namespace.mount", 2, "no folder"},
 		{"bpf", "[network]\nbpf = \"on\"\n", "network.bpf", 2, "auto or off"},
 		{"cert without key", "[cluster]\ncert_file = \"/c\"\n", "cluster.key_file", 0, "belong together"},
 	}

@@ -72,6 +72,7 @@ var checks = []check{
 	{"network.period", beat},
 	{"network.missed", missed},
 	{"network.port", func(c *Config) (string, string) { return within(c.Network.Port, 1, 1<<16-1) }},
+	{"namespace.mount", namespaceMount},
 	{"network.bpf", func(c *Config) (string, string) { return oneOf(c.Network.BPF, BPFAuto, BPFOff) }},
 }
 
@@ -83,6 +84,18 @@ func (c *Config) Validate() *Error {
 		}
 	}
 	return nil
+}
+
+// namespaceMount wants a folder of its own: what lies in it is hidden.
+func namespaceMount(c *Config) (string, string) {
+	m := c.Namespace.Mount
+	if m == "" || m == NamespaceAuto {
+		return "", ""
+	}
+	if !filepath.IsAbs(m) || filepath.Clean(m) != m || m == "/" || strings.ContainsAny(m, "\x00,") {
+		return fmt.Sprintf("%q is no folder where the volumes can be shown", m), "give an absolute path such as " + NamespacePath + ", or nothing for nowhere"
+	}
+	return "", ""
 }
 
 func between(d Duration, low, high time.Duration) (string, string) {
