@@ -19,6 +19,7 @@ import (
 	"lunar/appliance/config"
 	"lunar/appliance/fence"
 	"lunar/appliance/fence/guard"
+	"lunar/appliance/namespace"
 	"lunar/appliance/server"
 	"lunar/datapath/uring"
 	"lunar/iscsi"
@@ -45,6 +46,7 @@ type Daemon struct {
 	front        *iscsi.Server
 	reservations *reservationStore
 	node         *Node
+	namespace    *namespace.Namespace // nil: not mounted
 	listeners    *listeners
 	api, metrics *http.Server
 	stopTasks    context.CancelFunc
@@ -180,6 +182,7 @@ func (d *Daemon) openExports(ctx context.Context) error {
 		return err
 	}
 	d.node.followStates()
+	d.openNamespace()
 	for _, l := range d.listeners.portals {
 		if err := d.front.AddPortal(iscsi.Portal{Listener: l}); err != nil {
 			return err
@@ -238,7 +241,7 @@ func (d *Daemon) Close(ctx context.Context) error {
 		d.stopTasks()
 	}
 	errs := []error{
-		d.closeFront(ctx), d.closeAPI(ctx), d.closeVolumes(ctx), d.closeMembership(ctx), d.closeEngine(ctx),
+		d.closeFront(ctx), d.closeNamespace(ctx), d.closeAPI(ctx), d.closeVolumes(ctx), d.closeMembership(ctx), d.closeEngine(ctx),
 	}
 	d.tasks.Wait()
 	if d.reservations != nil {

@@ -79,6 +79,9 @@ func (n *Node) CreateImage(ctx context.Context, r api.CreateImage) (api.Image, e
 	if err != nil {
 		return api.Image{}, err
 	}
+	if err := sized(&r); err != nil {
+		return api.Image{}, err
+	}
 	build := func(_ *volumeState, p *parts) error {
 		job := n.jobs.begin("image.create", r.Image, r.Size)
 		defer n.jobs.end(job)
