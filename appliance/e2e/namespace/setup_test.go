@@ -1,0 +1,143 @@
+package namespace
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"testing"
+	"time"
+
+	"lunar/appliance/e2e/lab"
+)
+
+const (
+	mib       = int64(1) << 20
+	testLimit = 2 * time.Minute
+	imageSize = 64 * mib
+)
+
+// programs is the folder of lunard and lunarctl; TestMain sets it.
+var programs string
+
+func TestMain(m *testing.M) { os.Exit(runTests(m)) }
+
+func runTests(m *testing.M) int {
+	if os.Geteuid() != 0 {
+		return m.Run()
+	}
+	dir, done, err := lab.Programs(context.Background())
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		return 1
+	}
+	defer done()
+	programs = dir
+	return m.Run()
+}
+
+// bench is a cluster of three nodes with one volume; each shows it in a folder of its own.
+type bench struct {
+	*lab.Cluster
+	t   *testing.T
+	ctx context.Context //nolint:containedctx // of the test, whose helpers all need it
+	lab *lab.Lab
+}
+
+func newBench(t *testing.T) *bench {
+	t.Helper()
+	if testing.Short() || os.Geteuid() != 0 {
+		t.Skip("end-to-end tests need root and time: network namespaces, loop devices, mounts")
+	}
+	for _, tool := range []string{"qemu-io", "qemu-img", "fio", "mkfs.xfs", "xfs_repair", "ip"} {
+		if _, err := exec.LookPath(tool); err != nil {
+			t.Skipf("%v: run appliance/e2e/packages.sh client", err)
+		}
+	}
+	if _, err := os.Stat("/dev/fuse"); err != nil {
+		t.Skip(err)
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), testLimit)
+	dir, err := os.MkdirTemp("", "e2e")
+	check(t, err)
+	l, err := lab.Open(dir, programs)
+	check(t, err)
+	b := &bench{t: t, ctx: ctx, lab: l}
+	t.Cleanup(func() { b.close(cancel) })
+	b.Cluster, err = l.Cluster(ctx, lab.ClusterConfig{})
+	check(t, err)
+	for _, n := range b.Nodes {
+		b.show(n)
+	}
+	check(t, b.Serve(ctx, imageSize))
+	return b
+}
+
+// show has a node show its volumes, from now on.
+func (b *bench) show(n *lab.ClusterNode) {
+	b.t.Helper()
+	check(b.t, n.Lunard.Stop())
+	f, err := os.OpenFile(n.ConfigPath, os.O_APPEND|os.O_WRONLY, 0)
+	check(b.t, err)
+	_, err = fmt.Fprintf(f, "\n[namespace]\nmount = %q\n", b.mount(n))
+	check(b.t, err)
+	check(b.t, f.Close())
+	check(b.t, n.Lunard.Start(b.ctx))
+}
+
+func (b *bench) close(cancel func()) {
+	cancel()
+	if err := b.lab.Close(); err != nil {
+		b.t.Errorf("clean up: %v", err)
+	}
+	if b.t.Failed() {
+		logs, _ := filepath.Glob(b.lab.Path("*.log"))
+		for _, path := range logs {
+			text, _ := os.ReadFile(path)
+			const most = 6 << 10
+			b.t.Logf("%s:\n%s", filepath.Base(path), text[max(0, len(text)-most):])
+		}
+	}
+	_ = os.RemoveAll(b.lab.Dir)
+}
+
+func check(t *testing.T, err error) {
+	t.Helper()
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+// mount is where a node shows the volumes.
+func (b *bench) mount(n *lab.ClusterNode) string { return b.lab.Path("cs-" + n.Name) }
+
+// at is a path of the volume at a node, whose mounts only its own processes see.
+func (b *bench) at(n *lab.ClusterNode, path string) string {
+	return filepath.Join(fmt.Sprintf("/proc/%d/root", n.PID()), b.mount(n), lab.ClusterVolume, path)
+}
+
+// roles are the coordinator and the others.
+func (b *bench) roles() (coordinator *lab.ClusterNode, others []*lab.ClusterNode) {
+	b.t.Helper()
+	c, err := b.Coordinator(b.ctx)
+	check(b.t, err)
+	return c, b.Others(c)
+}
+
+// clean takes everything off line and looks at the file system.
+func (b *bench) clean() {
+	b.t.Helper()
+	check(b.t, b.Eject(b.ctx))
+	check(b.t, b.Stop())
+	check(b.t, b.Repair(b.ctx))
+}
+
+func (b *bench) run(argv ...string) string {
+	b.t.Helper()
+	out, err := lab.Run(b.ctx, argv...)
+	if err != nil {
+		b.t.Fatalf("%v: %v\n%s", argv, err, out)
+	}
+	return out
+}
