@@ -121,6 +121,7 @@ func (f *Fabric) begin(ctx context.Context) error {
 func (f *Fabric) loadKernel() {
 	f.method = MethodSocket + ": switched off"
 	if !f.o.BPF {
+		f.unpin()
 		return
 	}
 	if f.o.Port != Port {
@@ -128,16 +129,32 @@ func (f *Fabric) loadKernel() {
 		f.log.Warn("heartbeats are stamped by socket", "why", f.method)
 		return
 	}
-	h, err := kernel.Load(kernel.Options{
+	o := kernel.Options{
 		Number: f.o.Number, Incarnation: f.o.Incarnation, Keys: [][kernel.KeySize]byte{f.o.Key}, Pin: f.o.Pin,
 		Tick: min(max(f.o.Profile.Interval/4, kernel.MinTick), kernel.DefaultTick),
-	})
+	}
+	h, err := kernel.Load(o)
+	if errors.Is(err, kernel.ErrNotPinned) {
+		f.log.Info("the heartbeats' programs go with this process: if it is killed, peers see a node that is silent", "error", err)
+		o.Pin = ""
+		h, err = kernel.Load(o)
+	}
 	if err != nil {
 		f.method = MethodSocket + ": " + err.Error()
 		f.log.Warn("heartbeats are stamped by socket, not in the kernel: while this process does not run, peers see a node that is silent", "error", err)
 		return
 	}
 	f.kernel, f.method = h, MethodKernel
+}
+
+// unpin takes out of the kernel what a process before this one left there: nobody would keep it.
+func (f *Fabric) unpin() {
+	if f.o.Pin == "" {
+		return
+	}
+	if err := kernel.Unpin(f.o.Pin); err != nil && !errors.Is(err, kernel.ErrNotPinned) {
+		f.log.Warn("the kernel may still answer heartbeats", "error", err)
+	}
 }
 
 // Close stops, takes back the routes and the cluster address, and waits.

@@ -3,9 +3,14 @@ package netft
 import (
 	"context"
 	"errors"
+	"fmt"
+	"net"
 	"path/filepath"
+	"slices"
 	"testing"
 	"time"
+
+	"github.com/vishvananda/netlink"
 
 	"lunar/netft/detector"
 	"lunar/netft/heartbeat"
@@ -33,21 +38,73 @@ func TestColdStart(t *testing.T) {
 	until(t, 10*time.Second, "the peer's word of the restart", func() bool { return b.count(detector.NodeRestarted) == 1 })
 }
 
-// TestAddressMoves changes a node's IPv4 address without a word to its peers. They learn it from its heartbeats.
+// TestAddressMoves changes a node's addresses without a word to its peer, as when it comes back with other network cards.
+// The peer learns them from its heartbeats, and the route follows.
 func TestAddressMoves(t *testing.T) {
-	l := newLab(t, 2, 1)
-	a, b := l.nodes[0], l.nodes[1]
-	l.start(Options{Profile: detector.Fast()})
-	l.healthy(1)
-	b.NoAddress("netA", "10.1.0.2/24")
-	b.Address("netA", "10.1.0.77/24")
-	until(t, 20*time.Second, "the new address", func() bool {
-		for _, p := range a.fabric.Paths() {
-			if p.Family == detector.IPv4 {
-				return p.Remote.String() == "10.1.0.77" && p.State == detector.Up
-			}
+	both(t, func(t *testing.T, o Options) {
+		l := newLab(t, 2, 1)
+		a, b := l.nodes[0], l.nodes[1]
+		l.start(o)
+		l.healthy(1)
+		b.NoAddress("netA", "10.1.0.2/24")
+		b.Address("netA", "10.1.0.77/24")
+		a.forget4("netA") // until then the old one works: the frames reach the node, and its kernel answers
+		until(t, 20*time.Second, "the new address", func() bool { return a.reaches(detector.IPv4, "10.1.0.77") })
+	})
+}
+
+// TestNewCards starts a node again whose network cards are others than before, so that all its link-local addresses
+// are: it knows its peers from the file, and its heartbeats tell them where it is.
+func TestNewCards(t *testing.T) {
+	both(t, func(t *testing.T, o Options) {
+		l := newLab(t, 2, 2)
+		a, b := l.nodes[0], l.nodes[1]
+		a.start(o)
+		o.StateFile = filepath.Join(t.TempDir(), "peers")
+		b.start(o)
+		l.introduce()
+		l.healthy(2)
+		b.stop()
+		for i := range 2 {
+			b.Must(func() error {
+				card, err := netlink.LinkByName(iface(i))
+				if err != nil {
+					return err
+				}
+				return errors.Join(netlink.LinkSetDown(card),
+					netlink.LinkSetHardwareAddr(card, net.HardwareAddr{2, 0xca, 0x7d, 0, 0, byte(i + 1)}), netlink.LinkSetUp(card))
+			})
+			b.NoAddress(iface(i), fmt.Sprintf("10.%d.0.2/24", i+1))
+			b.Address(iface(i), fmt.Sprintf("10.%d.0.99/24", i+1))
 		}
-		return false
+		b.start(o)
+		until(t, 20*time.Second, "the peer's word of the new addresses", func() bool {
+			return a.reaches(detector.IPv4, "10.1.0.99") && a.reaches(detector.IPv6, "fe80::ca:7dff:fe00:1")
+		})
+		s := newStream(t, b, a)
+		s.flows()
+	})
+}
+
+// forget4 drops what the node knows of its IPv4 neighbours.
+func (n *labNode) forget4(name string) {
+	n.Must(func() error {
+		l, err := netlink.LinkByName(name)
+		if err != nil {
+			return err
+		}
+		list, err := netlink.NeighList(l.Attrs().Index, netlink.FAMILY_V4)
+		for i := range list {
+			err = errors.Join(err, netlink.NeighDel(&list[i]))
+		}
+		return err
+	})
+}
+
+// reaches tells that a path to the other node goes to the address, and is up.
+func (n *labNode) reaches(f detector.Family, address string) bool {
+	return slices.ContainsFunc(n.fabric.Paths(), func(p PathStats) bool {
+		return p.Family == f && p.Remote.String() == address && p.State == detector.Up
 	})
 }
 

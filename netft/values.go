@@ -49,7 +49,7 @@ type Options struct {
 	StateFile string
 	// BPF allows heartbeats to be stamped and answered in the kernel.
 	BPF bool
-	// Pin is a folder in a bpf file system, see bpf/heartbeat; "" pins nothing.
+	// Pin is a folder in a bpf file system, see bpf/heartbeat; "" pins nothing. Where it cannot be, nothing is pinned.
 	Pin string
 	// Verdict is told each verdict, in order, from one goroutine. It never blocks and calls nothing of the Fabric. May be nil.
 	Verdict func(Verdict)

@@ -106,6 +106,7 @@ type programSlot struct {
 	Confirmed   uint32
 	Silent      uint32
 	Rtt         [32]uint32
+	Source      [4]uint32
 }
 
 type programTickTimer struct {

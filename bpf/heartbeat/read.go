@@ -1,6 +1,10 @@
 package heartbeat
 
-import "time"
+import (
+	"encoding/binary"
+	"net/netip"
+	"time"
+)
 
 // Stamp reads what the kernel knows of a path, without a system call. It returns false if SetPaths did not name it,
 // or after Close.
@@ -39,9 +43,24 @@ func (h *Heartbeat) stamp(p Path, slot uint32, to *Stamp) bool {
 		Gaps: s.Gaps, Reordered: s.Reordered, Duplicates: s.Duplicates, Replayed: s.Replayed,
 		Unsolicited: s.Unsolicited, Forged: s.Forged, Restarts: s.Restarts,
 		Jitter: time.Duration(s.Jitter / 16), LastRTT: time.Duration(s.LastRtt), MinRTT: time.Duration(s.MinRtt),
-		RTT: s.Rtt,
+		RTT: s.Rtt, Source: sourceOf(&s),
 	}
 	return true
+}
+
+// sourceOf has the words in the order of the packet's bytes.
+func sourceOf(s *programSlot) netip.Addr {
+	if s.LastBeat == 0 {
+		return netip.Addr{}
+	}
+	var b [16]byte
+	for i, w := range s.Source {
+		binary.LittleEndian.PutUint32(b[4*i:], w)
+	}
+	if Family(s.Path.Family) == IPv4 {
+		return netip.AddrFrom4([4]byte(b[:4]))
+	}
+	return netip.AddrFrom16(b)
 }
 
 // Node reads what the kernel knows of this node, without a system call. Each value is right, but they may be of

@@ -1,6 +1,9 @@
 package heartbeat
 
-import "time"
+import (
+	"net/netip"
+	"time"
+)
 
 // Family is the IP version of a path.
 type Family uint8
@@ -52,6 +55,8 @@ type Stamp struct {
 	LastRTT, MinRTT time.Duration
 	// RTT is the histogram of round trips.
 	RTT [RTTBuckets]uint32
+	// Source is where the last new beat came from, without a zone; the zero Addr before there was one.
+	Source netip.Addr
 }
 
 // Node is what the kernel knows of this node.

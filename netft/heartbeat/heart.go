@@ -18,6 +18,9 @@ import (
 // MaxPaths bounds the paths of a Heart.
 const MaxPaths = kernel.MaxPaths
 
+// maxRetired bounds the paths whose numbers are remembered when they are gone.
+const maxRetired = 8 * MaxPaths
+
 // shares is in how many shares an interval's beats go out, one at each tick.
 const shares = 8
 
@@ -99,7 +102,8 @@ type Heart struct {
 	sockets    map[door]*socket
 	paths      []*path // in the order of Set
 	byPath     map[detector.Path]*path
-	kept       map[kernel.Path]bool // stamped by the kernel
+	retired    map[detector.Path]uint64 // the last sequence numbers of paths that are gone
+	kept       map[kernel.Path]bool     // stamped by the kernel
 	counters   Counters
 	drained    time.Duration // when the sockets were empty last
 	lateTick   time.Duration // the kernel's latest, as known
@@ -132,7 +136,7 @@ func Start(o Options) (*Heart, error) {
 	}
 	h := &Heart{
 		o: o, key: beat.NewKey(o.Key), ns: ns, done: make(chan struct{}), attached: map[int]uint16{},
-		sockets: map[door]*socket{}, byPath: map[detector.Path]*path{}, kept: map[kernel.Path]bool{},
+		sockets: map[door]*socket{}, byPath: map[detector.Path]*path{}, retired: map[detector.Path]uint64{}, kept: map[kernel.Path]bool{},
 		probes: map[uint64]chan struct{}{}, notices: map[uint16]uint64{}, buffer: make([]byte, maxDatagram), oob: make([]byte, 128),
 	}
 	go h.run()

@@ -197,7 +197,7 @@ func (p *path) roundTrip(rtt, hold time.Duration) {
 }
 
 // learns tells whether the path is to go to where its peer's beat came from: nothing answers where it goes now.
-func (p *path) learns(from netip.Addr, now, leave time.Duration) bool {
+func (p *path) learns(from netip.Addr, answered, now, leave time.Duration) bool {
 	return from != p.remote && from.IsValid() && from.Is4() == (detector.Family(p.stamp.Family) == detector.IPv4) &&
-		(p.stamp.LastAnswer == 0 || now-p.stamp.LastAnswer > leave)
+		(answered == 0 || now-answered > leave)
 }

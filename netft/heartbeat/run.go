@@ -9,6 +9,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	kernel "lunar/bpf/heartbeat"
 	"lunar/netft/beat"
 	"lunar/netft/detector"
 )
@@ -32,6 +33,7 @@ func (h *Heart) run() {
 		h.noteLate(Now() - next)
 		t := h.tick()
 		h.stamps = h.Stamps(h.stamps[:0])
+		h.learnKept(h.stamps)
 		h.o.Judge(t, h.stamps)
 	}
 }
@@ -165,11 +167,36 @@ func (h *Heart) take(s *socket, b []byte, from netip.Addr, at time.Duration) {
 	if !p.takeBeat(&m, at) {
 		return
 	}
-	if now := Now(); p.learns(from, now, 4*h.o.Interval) {
-		h.o.Log.Info("a peer's heartbeats come from another address", "node", m.From, "interface", s.name, "address", from, "before", p.remote)
-		p.point(from)
-	}
+	h.learn(p, from, p.stamp.LastAnswer)
 	h.answer(s, &m, from, at)
+}
+
+// learn has a path go to where its peer's beats come from, if nothing was answered for a while where it goes now.
+func (h *Heart) learn(p *path, from netip.Addr, answered time.Duration) {
+	if !p.learns(from, answered, Now(), 4*h.o.Interval) {
+		return
+	}
+	h.o.Log.Info("a peer's heartbeats come from another address", "node", p.stamp.Peer, "network", p.stamp.Network, "address", from, "before", p.remote)
+	p.point(from)
+}
+
+// learnKept does the same for the paths whose beats the kernel keeps.
+func (h *Heart) learnKept(stamps []kernel.Stamp) {
+	if h.o.Kernel == nil {
+		return
+	}
+	now := Now()
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	for i := range stamps {
+		s := &stamps[i]
+		if now-s.LastAnswer <= 4*h.o.Interval || now-s.LastBeat > 4*h.o.Interval || !h.kept[s.Path] {
+			continue
+		}
+		if p := h.byPath[detectorPath(s.Path)]; p != nil {
+			h.learn(p, s.Source, s.LastAnswer)
+		}
+	}
 }
 
 func (h *Heart) refuse(err error) {

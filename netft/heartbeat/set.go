@@ -106,11 +106,27 @@ func (h *Heart) setPaths(interfaces []Interface, targets []Target) {
 		}
 		p := before[t.Path]
 		if p == nil {
-			p = &path{stamp: kernel.Stamp{Path: kernelPath(t.Path)}}
+			p = &path{stamp: kernel.Stamp{Path: kernelPath(t.Path)}, sequence: h.retired[t.Path]}
+			delete(h.retired, t.Path)
 		}
 		p.aim(t, names[t.Interface].Index)
 		h.paths = append(h.paths, p)
 		h.byPath[t.Path] = p
+	}
+	h.retire(before)
+}
+
+// retire remembers the numbers of paths that are gone: a path that comes back, as after a change of address, goes on
+// from there, since its peer takes lower ones for a replay.
+func (h *Heart) retire(before map[detector.Path]*path) {
+	for at, p := range before {
+		if h.byPath[at] != nil {
+			continue
+		}
+		if len(h.retired) >= maxRetired {
+			clear(h.retired) // peers catch up after as many heartbeats
+		}
+		h.retired[at] = p.sequence
 	}
 }
 

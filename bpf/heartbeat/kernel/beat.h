@@ -23,6 +23,7 @@ struct beat {
 struct packet {
 	__u32 udp; /* offset of the UDP header */
 	__u32 family;
+	__u32 source[4];
 };
 
 #define ROTATE(x, b) (((x) << (b)) | ((x) >> (64 - (b))))
@@ -86,6 +87,15 @@ INLINE int find(struct __sk_buff *skb, struct packet *p)
 		return -1;
 	}
 	return bpf_skb_load_bytes(skb, p->udp + 2, &port, 2) || port != be16(PORT);
+}
+
+/* load_source says 0 if it got the sender's address, which only answers and stamps need. */
+INLINE int load_source(struct __sk_buff *skb, struct packet *p)
+{
+	__builtin_memset(p->source, 0, sizeof(p->source));
+	if (p->family == IPV4)
+		return bpf_skb_load_bytes(skb, MAC_HEADER + 12, p->source, 4);
+	return bpf_skb_load_bytes(skb, MAC_HEADER + 8, p->source, 16);
 }
 
 /* load says 0 if the payload has the shape of a heartbeat. */

@@ -79,7 +79,8 @@ INLINE void advance(struct slot *s, struct hidden *h, __u64 sequence)
 	s->sequence = sequence;
 }
 
-INLINE void take_beat(struct slot *s, struct hidden *h, const struct beat *m, __u64 now, struct change *c)
+INLINE void take_beat(struct slot *s, struct hidden *h, const struct beat *m, const struct packet *p, __u64 now,
+		      struct change *c)
 {
 	__u64 incarnation = be64(m->incarnation), sequence = be64(m->sequence);
 
@@ -101,6 +102,10 @@ INLINE void take_beat(struct slot *s, struct hidden *h, const struct beat *m, __
 		c->first = 1;
 	}
 	s->last_beat = now;
+	s->source[0] = p->source[0];
+	s->source[1] = p->source[1];
+	s->source[2] = p->source[2];
+	s->source[3] = p->source[3];
 	s->daemon = newer(s->daemon, now);
 	s->beats++;
 	c->fresh = 1;
@@ -169,7 +174,7 @@ INLINE void take_answer(struct slot *s, struct hidden *h, const struct beat *m, 
 }
 
 /* take says 1 if m was new. */
-INLINE int take(struct node *n, struct slot *s, __u32 index, const struct beat *m, __u64 now)
+INLINE int take(struct node *n, struct slot *s, __u32 index, const struct beat *m, const struct packet *p, __u64 now)
 {
 	struct hidden *h = bpf_map_lookup_elem(&hb_hidden, &index);
 	struct path path = { .peer = be16(m->from), .network = be16(m->network), .family = m->family };
@@ -181,7 +186,7 @@ INLINE int take(struct node *n, struct slot *s, __u32 index, const struct beat *
 	if (same(&s->path, &path)) {
 		begin(s);
 		if (m->kind == BEAT)
-			take_beat(s, h, m, now, &c);
+			take_beat(s, h, m, p, now, &c);
 		else
 			take_answer(s, h, m, now, &c);
 		end(s);
@@ -246,7 +251,7 @@ SEC("tcx/ingress") int hb_ingress(struct __sk_buff *skb)
 		count(&n->unknown);
 		return TCX_NEXT;
 	}
-	if (!take(n, s, index, &m, now))
+	if (load_source(skb, &p) || !take(n, s, index, &m, &p, now))
 		return TCX_DROP;
 	if (set->flags & DELIVER)
 		return TCX_NEXT;

@@ -57,6 +57,7 @@ struct slot {
 	__u64 last_rtt, min_rtt;
 	__u32 confirmed, silent;
 	__u32 rtt[RTT_BUCKETS];
+	__u32 source[4]; /* from where last_beat came, as in the packet; IPv4 in the first */
 };
 
 /* Of a path too, but not for the loader: a map with a lock cannot be mapped into memory. */
