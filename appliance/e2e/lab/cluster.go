@@ -24,7 +24,8 @@ type Cluster struct {
 	// Device is one more path, which no node has, for what comes after them: fsck, checksums.
 	Device *Loop
 
-	lab *Lab
+	lab    *Lab
+	family Family
 }
 
 // ClusterNode is one of them. Kill of the embedded Lunard kills the daemon; its guard ends by itself.
@@ -45,6 +46,8 @@ type ClusterConfig struct {
 	Extra string // added to each node's configuration file
 	// Second is one more network. The cluster gives the nodes their addresses then, which both networks reach.
 	Second bool
+	// Family is the only one that the nodes have; 0 is both, with IPv4 for the subnets.
+	Family Family
 }
 
 // Volume, Image and Target are what Serve makes.
@@ -63,7 +66,7 @@ func (l *Lab) Cluster(ctx context.Context, c ClusterConfig) (*Cluster, error) {
 	if c.Size == 0 {
 		c.Size = 2 << 30
 	}
-	network, err := l.Network(ctx)
+	network, err := l.NetworkOf(ctx, c.Family)
 	if err != nil {
 		return nil, err
 	}
@@ -71,9 +74,9 @@ func (l *Lab) Cluster(ctx context.Context, c ClusterConfig) (*Cluster, error) {
 	if err != nil {
 		return nil, err
 	}
-	out := &Cluster{Network: network, Device: loops[c.Nodes], lab: l}
+	out := &Cluster{Network: network, Device: loops[c.Nodes], lab: l, family: c.Family}
 	if c.Second {
-		if out.Second, err = l.Network(ctx); err != nil {
+		if out.Second, err = l.NetworkOf(ctx, c.Family); err != nil {
 			return nil, err
 		}
 	}
@@ -132,6 +135,11 @@ func (c *Cluster) node(ctx context.Context, i int, path *Loop, extra string) (*C
 	host, err := c.lab.Host(ctx, name)
 	if err != nil {
 		return nil, err
+	}
+	if c.family == IPv4 {
+		if err := host.WithoutIPv6(ctx); err != nil {
+			return nil, err
+		}
 	}
 	address, err := host.Join(ctx, c.Network, byte(i+1))
 	if err != nil {

@@ -1,84 +1,14 @@
 package networks
 
 import (
-	"net/netip"
 	"slices"
 	"strings"
 	"testing"
 	"time"
 
 	"lunar/appliance/api"
-	"lunar/appliance/e2e/cluster/load"
 	"lunar/appliance/e2e/lab"
 )
-
-// The bars of a cable that is pulled, beyond what this machine itself was late.
-const (
-	stallBar = 300 * time.Millisecond
-	hands    = 4 // processes and threads that a command goes through
-)
-
-// TestNetworkCut pulls the cable over which the cluster's traffic goes, while all nodes do I/O.
-func TestNetworkCut(t *testing.T) {
-	b := newBench(t, "")
-	cut := b.Nodes[0]
-	for _, n := range b.Nodes {
-		st, err := n.API.Cluster(b.ctx)
-		check(t, err)
-		a, err := netip.ParseAddr(st.Address)
-		if err != nil || !a.Is6() || !a.IsPrivate() {
-			t.Fatalf("node %s has the cluster address %q", n.Name, st.Address)
-		}
-	}
-	b.awaitNetwork(b.Network, api.NetworkUp, b.Nodes...)
-	b.awaitNetwork(b.Second, api.NetworkUp, b.Nodes...)
-	second := b.prefer(b.Second)
-	check(t, b.Serve(b.ctx, imageSize))
-	fleet := b.fleet()
-	time.Sleep(time.Second)
-
-	before := map[*lab.ClusterNode]map[string]bool{}
-	for _, n := range b.Nodes {
-		before[n] = b.connections(n)
-	}
-	sessions := b.sessions()
-	began := time.Now()
-	check(t, cut.Host.Cut(b.ctx, b.Second))
-	first, err := b.network(cut, b.Network)
-	check(t, err)
-	b.awaitRoutes(first.Name, cut)
-	t.Logf("node %s goes over %s %v after the cut", cut.Name, first.Name, time.Since(began).Round(time.Millisecond))
-	time.Sleep(2 * time.Second)
-	for _, n := range b.Nodes {
-		b.keep(n, before[n])
-	}
-	for _, kind := range []load.Kind{load.Direct, load.Redirected} {
-		o := fleet.Record.Longest(kind, began, time.Now(), nil)
-		late := fleet.Record.Longest(load.Machine, began, time.Now(), nil).Took
-		t.Logf("%s: longest %v through %s; bar %v; this machine late by up to %v", kind, o.Took.Round(time.Millisecond), o.Path, stallBar, late.Round(time.Millisecond))
-		if o.Took > stallBar+hands*late {
-			t.Errorf("%s operation took %v", kind, o.Took)
-		}
-	}
-	check(t, cut.Host.Mend(b.ctx, b.Second))
-	b.awaitNetwork(b.Second, api.NetworkUp, b.Nodes...)
-	b.awaitRoutes(second, b.Nodes...)
-	for _, n := range b.Nodes {
-		b.keep(n, before[n])
-	}
-	if now := b.sessions(); now != sessions {
-		t.Errorf("sessions before %s, after %s", sessions, now)
-	}
-	fleet.Finish(b.ctx)
-	for _, err := range fleet.Record.Errors() {
-		t.Error(err)
-	}
-	b.logTells(cut.Name, "network.network-down")
-	check(t, b.Eject(b.ctx))
-	check(t, b.Stop())
-	check(t, b.Repair(b.ctx))
-	b.nothingLeft()
-}
 
 // logTells waits until the cluster's log has such an event about a node.
 func (b *bench) logTells(node, kind string) {

@@ -61,10 +61,23 @@ type bench struct {
 
 func newBench(t *testing.T, extra string) *bench {
 	t.Helper()
+	return newBenchOf(t, lab.ClusterConfig{Nodes: 3, Second: true, Extra: extra})
+}
+
+// long skips what takes too long for each change: make networks-test runs it.
+func long(t *testing.T) {
+	t.Helper()
+	if os.Getenv("LUNAR_LONG") == "" {
+		t.Skip("make networks-test runs it")
+	}
+}
+
+func newBenchOf(t *testing.T, c lab.ClusterConfig) *bench {
+	t.Helper()
 	if testing.Short() || os.Geteuid() != 0 {
 		t.Skip("end-to-end tests need root and time: network namespaces, loop devices, mounts")
 	}
-	for _, tool := range []string{"qemu-io", "mkfs.xfs", "xfs_repair", "ip", "ss"} {
+	for _, tool := range []string{"qemu-io", "mkfs.xfs", "xfs_repair", "ip", "bridge", "ss"} {
 		if _, err := exec.LookPath(tool); err != nil {
 			t.Skipf("%v: run appliance/e2e/packages.sh client", err)
 		}
@@ -85,7 +98,7 @@ func newBench(t *testing.T, extra string) *bench {
 		_ = os.RemoveAll(dir)
 	})
 	b := &bench{t: t, ctx: ctx}
-	b.Cluster, err = l.Cluster(ctx, lab.ClusterConfig{Nodes: 3, Second: true, Extra: extra})
+	b.Cluster, err = l.Cluster(ctx, c)
 	check(t, err)
 	return b
 }
@@ -94,6 +107,9 @@ func showLogs(t *testing.T, dir string) {
 	logs, _ := filepath.Glob(filepath.Join(dir, "*.log"))
 	for _, path := range logs {
 		text, _ := os.ReadFile(path)
+		if keep := os.Getenv("LUNAR_LOGS"); keep != "" {
+			_ = os.WriteFile(filepath.Join(keep, filepath.Base(path)), text, 0o600)
+		}
 		const most = 8 << 10
 		t.Logf("%s:\n%s", filepath.Base(path), text[max(0, len(text)-most):])
 	}
@@ -171,19 +187,26 @@ func (b *bench) awaitRoutes(network string, nodes ...*lab.ClusterNode) {
 	}
 }
 
-// connections are the node's established ones to others' cluster addresses, as ss tells both ends.
+// connections are the node's established ones to others' cluster addresses, as ss tells both ends, with the socket's inode. What nobody has
+// accepted yet has none.
 func (b *bench) connections(n *lab.ClusterNode) map[string]bool {
 	b.t.Helper()
-	text, err := lab.Run(b.ctx, "ip", "netns", "exec", n.Host.Namespace, "ss", "-tnH", "state", "established")
+	text, err := n.Host.Run(b.ctx, "ss", "-tneH", "state", "established")
 	check(b.t, err)
 	out := map[string]bool{}
 	for line := range strings.Lines(text) {
 		f := strings.Fields(line)
-		if len(f) >= 4 && strings.HasPrefix(f[2], "[fd") && strings.HasPrefix(f[3], "[fd") {
-			out[f[2]+" "+f[3]] = true
+		inode := slices.IndexFunc(f, func(w string) bool { return strings.HasPrefix(w, "ino:") })
+		if len(f) >= 4 && inode > 0 && f[inode] != "ino:0" && isCluster(f[2]) && isCluster(f[3]) {
+			out[f[2]+" "+f[3]+" "+f[inode]] = true
 		}
 	}
 	return out
+}
+
+// isCluster tells a cluster address of those of the networks.
+func isCluster(endpoint string) bool {
+	return strings.HasPrefix(endpoint, "[fd") || strings.HasPrefix(endpoint, "169.254.")
 }
 
 // lasting are the ports of connections that nothing but a failure ends: the database's clients, layouts, redirected I/O.
