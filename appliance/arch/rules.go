@@ -61,6 +61,7 @@ func applianceLayers() []Layer {
 	return []Layer{
 		{"appliance/config", nil},
 		{"appliance/api", nil},
+		{"appliance/diskfile", []string{"appliance/api"}},
 		{"appliance/cluster", []string{"appliance/config"}},
 		{"appliance/fence/guard", nil},
 		{"appliance/fence", []string{"appliance/cluster", "appliance/fence/guard", "datapath/device"}},
@@ -69,7 +70,7 @@ func applianceLayers() []Layer {
 		{"appliance/server", []string{"appliance/api"}},
 		{"appliance/daemon", []string{Everything}},
 		{"appliance/cmd/lunard", []string{"appliance/daemon"}},
-		{"appliance/cmd/lunarctl", []string{"appliance/api"}},
+		{"appliance/cmd/lunarctl", []string{"appliance/api", "appliance/diskfile"}},
 		{"appliance/e2e", []string{Everything}},
 		{"appliance/bench", []string{"appliance/e2e", "appliance/api"}},
 		{"appliance/arch", nil},

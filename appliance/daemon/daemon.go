@@ -129,7 +129,7 @@ func (d *Daemon) openAPI(context.Context) error {
 	version.Node = d.config.Node.Name
 	s, err := server.New(server.Options{
 		Volumes: d.node, Images: d.node, Targets: d.node, Sessions: d.node, Events: d.node, Jobs: d.node,
-		Cluster: d.node, Nodes: d.node, Networks: d.node,
+		Cluster: d.node, Nodes: d.node, Networks: d.node, Transfers: d.node,
 		Stats: d.node.Stats, Version: version, Log: d.log,
 	})
 	if err != nil {
@@ -160,6 +160,7 @@ func (d *Daemon) serve(l net.Listener, h http.Handler) *http.Server {
 func (d *Daemon) openMembership(ctx context.Context) error {
 	n := d.node
 	n.witness = d.config.Cluster.Role == config.RoleWitness
+	n.socket = d.config.Socket
 	n.lease, n.storage = time.Duration(d.config.Cluster.Lease), d.config.Storage
 	n.inFlight, n.sharesKernel = time.Duration(d.config.Fence.InFlight), d.config.Storage.SharedKernel
 	n.fenceAgent = fence.AgentOptions{Command: d.config.Fence.Agent, Timeout: time.Duration(d.config.Fence.AgentTimeout)}
@@ -196,6 +197,7 @@ func (d *Daemon) openExports(ctx context.Context) error {
 	d.tasks.Go(func() { d.node.keepReconciled(ctx) })
 	d.tasks.Go(func() { d.node.keepNoting(ctx) })
 	d.tasks.Go(func() { d.node.keepJudging(ctx) })
+	d.tasks.Go(func() { d.node.keepTransfersSwept(ctx) })
 	return nil
 }
 
@@ -270,6 +272,7 @@ func (d *Daemon) closeFront(ctx context.Context) error {
 func (d *Daemon) closeAPI(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, apiTime)
 	defer cancel()
+	d.node.transfers.stop()
 	for _, s := range []*http.Server{d.api, d.metrics} {
 		if s != nil && s.Shutdown(ctx) != nil {
 			_ = s.Close()

@@ -55,7 +55,9 @@ func (n *Node) imagesOn(ctx context.Context, volume string) ([]api.Image, error)
 	err := n.on(volume, func(v *volumeState, p *parts) error {
 		stats, err := p.vol.List(ctx)
 		for _, s := range stats {
-			out = append(out, n.imageOf(v, s))
+			if !isTransfer(s.Path) {
+				out = append(out, n.imageOf(v, s))
+			}
 		}
 		return err
 	})

@@ -49,3 +49,16 @@ func (j *jobs) list() []api.Job {
 
 // Jobs implements server.Jobs.
 func (n *Node) Jobs(context.Context) ([]api.Job, error) { return n.jobs.list(), nil }
+
+// size says how much there is to do, once that is known.
+func (j *jobs) size(one *job, total int64) {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	one.Total = total
+}
+
+// reached notes that an operation from begin to end is at off, if it is not further already.
+func (one *job) reached(off int64) {
+	for was := one.done.Load(); was < off && !one.done.CompareAndSwap(was, off); was = one.done.Load() {
+	}
+}

@@ -33,6 +33,7 @@ type Node struct {
 	events       chan cluster.Event // for who cannot wait until they are recorded
 	database     databaseState
 	jobs         jobs
+	transfers    transfers
 	fabric       *fabric
 	echoes       chan struct{}         // those that answer probes
 	networks     atomic.Pointer[known] // nil: not heard of yet, or in no cluster
@@ -43,6 +44,7 @@ type Node struct {
 
 	// What the configuration says of this node among others.
 	stateDir     string
+	socket       string        // of the API
 	witness      bool          // it only votes: no volume, no target
 	lease        time.Duration // of its session
 	portals      []net.Addr

@@ -3,6 +3,7 @@ package server
 import (
 	"io"
 	"net/http"
+	"slices"
 	"strconv"
 
 	"lunar/appliance/api"
@@ -16,7 +17,7 @@ type route struct {
 
 // routes is the whole API.
 func (s *Server) routes() []route {
-	return append(append(s.clusterRoutes(), s.networkRoutes()...), []route{
+	return append(slices.Concat(s.clusterRoutes(), s.networkRoutes(), s.transferRoutes()), []route{
 		{"GET /v1/version", answer(s.version)},
 
 		{"GET /v1/volumes", answer(s.listVolumes)},

@@ -63,23 +63,24 @@ var errMissing = errors.New("server: every field of Options is needed")
 
 // Options for New; every field is needed.
 type Options struct {
-	Volumes  Volumes
-	Images   Images
-	Targets  Targets
-	Sessions Sessions
-	Events   Events
-	Jobs     Jobs
-	Cluster  Cluster
-	Nodes    Nodes
-	Networks Networks
-	Stats    func() Stats // for the metrics; called at each scrape
-	Version  api.Version
-	Log      *slog.Logger
+	Volumes   Volumes
+	Images    Images
+	Targets   Targets
+	Sessions  Sessions
+	Events    Events
+	Jobs      Jobs
+	Cluster   Cluster
+	Nodes     Nodes
+	Networks  Networks
+	Transfers Transfers
+	Stats     func() Stats // for the metrics; called at each scrape
+	Version   api.Version
+	Log       *slog.Logger
 }
 
 // Validate checks that no field is missing.
 func (o *Options) Validate() error {
-	for _, part := range []any{o.Volumes, o.Images, o.Targets, o.Sessions, o.Events, o.Jobs, o.Cluster, o.Nodes, o.Networks} {
+	for _, part := range []any{o.Volumes, o.Images, o.Targets, o.Sessions, o.Events, o.Jobs, o.Cluster, o.Nodes, o.Networks, o.Transfers} {
 		if part == nil {
 			return errMissing
 		}

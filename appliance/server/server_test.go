@@ -130,7 +130,21 @@ func (f *fake) SetCHAP(_ context.Context, target string, r api.SetCHAP) error {
 func (f *fake) Sessions(context.Context) (api.Sessions, error) {
 	return api.Sessions{}, f.note("sessions")
 }
-func (f *fake) Jobs(context.Context) ([]api.Job, error) { return nil, f.note("jobs") }
+func (f *fake) Transfer(ctx context.Context, r api.Transfer, ready func(api.TransferPoint) error) error {
+	if f.err != nil {
+		return f.note("transfer %s", r.Image)
+	}
+	if err := ready(api.TransferPoint{ID: "t 1"}); err != nil {
+		return err
+	}
+	<-ctx.Done()
+	return nil
+}
+func (f *fake) FinishTransfer(_ context.Context, id string) (api.Image, error) {
+	return api.Image{}, f.note("finish %s", id)
+}
+func (f *fake) DropTransfer(_ context.Context, id string) error { return f.note("drop %s", id) }
+func (f *fake) Jobs(context.Context) ([]api.Job, error)         { return nil, f.note("jobs") }
 func (f *fake) Events(ctx context.Context, follow bool, fn func(api.Event) error) error {
 	if err := f.note("log %t", follow); err != nil {
 		return err
@@ -160,7 +174,7 @@ func serve(t *testing.T) (*api.Client, *fake, *Server) {
 	t.Helper()
 	f := &fake{promised: 5}
 	s, err := New(Options{
-		Volumes: f, Images: f, Targets: f, Sessions: f, Events: f, Jobs: f, Cluster: f, Nodes: f, Networks: f, Stats: stats,
+		Volumes: f, Images: f, Targets: f, Sessions: f, Events: f, Jobs: f, Cluster: f, Nodes: f, Networks: f, Transfers: f, Stats: stats,
 		Version: api.Version{Version: "1", Node: "n1"}, Log: slog.New(slog.DiscardHandler),
 	})
 	if err != nil {
@@ -181,6 +195,20 @@ func serve(t *testing.T) (*api.Client, *fake, *Server) {
 		<-done
 	})
 	return client, f, s
+}
+
+func nothing(context.Context, api.TransferPoint) error { return nil }
+
+var errGivenUp = errors.New("given up")
+
+func failing(context.Context, api.TransferPoint) error { return errGivenUp }
+
+// dropped is the error of a transfer but that it was given up.
+func dropped(_ api.Image, err error) error {
+	if errors.Is(err, errGivenUp) {
+		return nil
+	}
+	return err
 }
 
 func TestEveryCall(t *testing.T) {
@@ -227,11 +255,13 @@ func TestEveryCall(t *testing.T) {
 		{func() error { return c.Disallow(ctx, iqn, "iqn.i") }, "disallow " + iqn + " iqn.i"},
 		{func() error { return c.SetCHAP(ctx, iqn, api.SetCHAP{User: "u", Secret: "s"}) }, "chap " + iqn + " u"},
 		{func() error { _, err := c.Sessions(ctx); return err }, "sessions"},
+		{func() error { _, err := c.Transfer(ctx, api.Transfer{Image: "A/b"}, nothing); return err }, "finish t 1"},
+		{func() error { return dropped(c.Transfer(ctx, api.Transfer{Image: "A/b"}, failing)) }, "drop t 1"},
 		{func() error { _, err := c.Jobs(ctx); return err }, "jobs"},
 		{func() error { return c.Log(ctx, "", false, func(api.Event) error { return nil }) }, "log false"},
 	}
-	if want := len(s.routes()) - 1; len(calls) != want {
-		t.Fatalf("%d calls tried, the table has %d besides version", len(calls), want)
+	if want := len(s.routes()) - 2; len(calls) != want {
+		t.Fatalf("%d calls tried, the table has %d besides version and the opening of transfers", len(calls), want)
 	}
 	for _, tt := range calls {
 		f.calls, f.err = nil, nil
@@ -364,7 +394,7 @@ func TestMetrics(t *testing.T) {
 func FuzzDecode(f *testing.F) {
 	f.Add(`{"device":"/dev/sdb","name":"V","format":"xfs"}`)
 	f.Add(`{"device":null}x`)
-	s, err := New(Options{Volumes: &fake{}, Images: &fake{}, Targets: &fake{}, Sessions: &fake{}, Events: &fake{}, Jobs: &fake{}, Cluster: &fake{}, Nodes: &fake{}, Networks: &fake{},
+	s, err := New(Options{Volumes: &fake{}, Images: &fake{}, Targets: &fake{}, Sessions: &fake{}, Events: &fake{}, Jobs: &fake{}, Cluster: &fake{}, Nodes: &fake{}, Networks: &fake{}, Transfers: &fake{},
 		Stats: stats, Log: slog.New(slog.DiscardHandler)})
 	if err != nil {
 		f.Fatal(err)

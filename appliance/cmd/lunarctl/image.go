@@ -23,7 +23,8 @@ func (c *cli) imageCommand() *cobra.Command {
 	for _, cmd := range []*cobra.Command{show, rename, clone, resize, remove} {
 		cmd.ValidArgsFunction = c.complete(c.imageNames)
 	}
-	return noun("image", "Raw files on volumes that back LUNs", c.imageCreate(), list, show, resize, rename, clone, remove)
+	return noun("image", "Raw files on volumes that back LUNs", c.imageCreate(), list, show, resize, rename, clone, remove,
+		c.imageImport(), c.imageExport())
 }
 
 // sizeFlag adds --size to a command and returns how to read it.

@@ -49,6 +49,7 @@ func startNode(env *testscript.Env) error {
 	socket := filepath.Join(dir, "s")
 	env.Setenv("LUNAR_SOCKET", socket)
 	env.Setenv("TZ", "UTC")
+	env.Setenv("PATH_OF_LUNARCTL", filepath.SplitList(env.Getenv("PATH"))[0])
 	l, err := net.Listen("unix", socket)
 	if err != nil {
 		return err
