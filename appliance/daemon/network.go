@@ -30,6 +30,10 @@ const (
 	incarnationFile = "heartbeat"  // the number of the last start that sent heartbeats
 )
 
+// pinFolder holds the heartbeats' programs of this machine's nodes: if lunard dies, the kernel goes on answering, so
+// that others see a node that lives. Names there have no dots.
+const pinFolder = "/sys/fs/bpf/lunar"
+
 // maxInterfaces and maxAddresses bound what a node tells of itself; more of them are of no use to a cluster.
 const (
 	maxInterfaces = 64
@@ -159,7 +163,7 @@ func (f *fabric) Up(ctx context.Context, s cluster.NetworkStart) error {
 	net, err := netft.Start(ctx, netft.Options{
 		Name: s.Node, Number: s.Number, Cluster: s.Address, Key: s.Key, Incarnation: incarnation, Profile: f.profile(),
 		Port: uint16(f.options.Port), StateFile: filepath.Join(f.dir, peersFile), BPF: f.options.BPF == config.BPFAuto,
-		Verdict: f.judge, Changed: f.kick, Log: f.log,
+		Pin: filepath.Join(pinFolder, fmt.Sprintf("node%d", s.Number)), Verdict: f.judge, Changed: f.kick, Log: f.log,
 	})
 	if err != nil {
 		return err
