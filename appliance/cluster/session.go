@@ -358,7 +358,7 @@ func (s *Session) begin(ctx context.Context, old *life) (*life, int64, error) {
 	if err != nil {
 		return nil, 0, unavailable(err)
 	}
-	l := &life{incarnation: counter.value + 1, lease: grant.ID, ttl: time.Duration(grant.TTL) * time.Second, gone: make(chan struct{}), asked: make(chan string, 1)}
+	l := &life{incarnation: counter.value + 1, lease: grant.ID, ttl: min(time.Duration(grant.TTL)*time.Second, MaxTTL), gone: make(chan struct{}), asked: make(chan string, 1)}
 	if l.before, err = s.db.lastRenewal(ctx, s.db.node); err != nil {
 		return nil, 0, err
 	}

@@ -28,7 +28,8 @@ const renewalKeys = root + "renewal/"
 //  2. What is confirmed was written, so the record's ModRevision is of this renewal or of a later one.
 //  3. The watcher sees revision r at t, after r was written, and that after it was sent: s(r) ≤ t.
 //  4. When the session's key is gone, which its end makes certain, no renewal is written any more, as each is guarded
-//     by that key. A record read after that is the last: r. So every confirmed renewal was sent at s ≤ s(r) ≤ t.
+//     by that key. A record read after that is the last: r. So every confirmed renewal was written with r or before, and
+//     sent at s ≤ t. Tries may pass each other and take effect twice: r need not be the one that was sent last.
 //  5. So the node has stopped by t + TTL, if the clocks' rates differ by less than 1 %.
 //
 // Nothing here depends on who leads, when it was elected, or how long anybody was stopped. A watcher that has not
@@ -200,17 +201,25 @@ func (s *sightings) saw(node string, r renewal, revision, now int64) {
 	if known && revision <= was.revision {
 		return
 	}
-	is := sighting{incarnation: r.Incarnation, revision: revision, at: now, ttl: r.TTL, before: was.before, older: was.older}
+	is := sighting{incarnation: r.Incarnation, revision: revision, at: now, ttl: atMost(r.TTL), before: was.before, older: was.older}
 	if known && r.Incarnation == was.incarnation {
 		s.of[node] = is
 		return
 	}
 	// What the incarnation before did last was seen, if nothing came between; else it ended by now at the latest.
-	is.before, is.older = now+int64(max(r.TTL, r.PreviousTTL)), now+int64(MaxTTL)
+	is.before, is.older = now+int64(max(atMost(r.TTL), atMost(r.PreviousTTL))), now+int64(MaxTTL)
 	if known && r.Previous == was.revision {
 		is.before, is.older = was.until(), max(was.before, was.older)
 	}
 	s.of[node] = is
+}
+
+// atMost is the TTL for which to wait: a database that was full has lost that of the incarnation before.
+func atMost(ttl time.Duration) time.Duration {
+	if ttl <= 0 {
+		return MaxTTL
+	}
+	return ttl
 }
 
 // take takes a record of the database in, or its end.

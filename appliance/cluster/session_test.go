@@ -326,6 +326,24 @@ func TestSilentNode(t *testing.T) {
 	}
 }
 
+// TestLeftWithoutRecordBefore: the record of an incarnation was deleted in a database that was full, and the next one
+// has a shorter TTL. How long the one before may act is not known then.
+func TestLeftWithoutRecordBefore(t *testing.T) {
+	for _, known := range []bool{true, false} {
+		s, now := newSightings(), Boottime()
+		if known {
+			s.saw("n", renewal{Incarnation: 5, TTL: 30 * time.Second}, 50, now)
+		}
+		s.saw("n", renewal{Incarnation: 6, TTL: time.Second}, 60, now)
+		if left := s.left("n", 5, 60, now); left != MaxTTL {
+			t.Errorf("seen before: %v: left %v", known, left)
+		}
+		if left := s.left("n", 6, 60, now); left != time.Second {
+			t.Errorf("seen before: %v: left %v", known, left)
+		}
+	}
+}
+
 // TestFullDatabase: a session lives on in a database that takes deletions only, and who fences it then waits for
 // as long as any session lasts.
 func TestFullDatabase(t *testing.T) {
