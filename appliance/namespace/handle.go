@@ -33,7 +33,7 @@ func (h *handle) Read(_ context.Context, dest []byte, off int64) (res fuse.ReadR
 		}
 		if n == 0 {
 			res = fuse.ReadResultData(nil)
-			return nil
+			return h.lives(im)
 		}
 		p, err := h.ns.bridge.read(im, off, int(n))
 		res = &pooled{h.ns.bridge, p}
@@ -43,6 +43,14 @@ func (h *handle) Read(_ context.Context, dest []byte, off int64) (res fuse.ReadR
 		return nil, h.ns.refuse("read", h.file.place, err)
 	}
 	return res, 0
+}
+
+// lives tells why an image without a size has none: it may be gone, which is no end of a file.
+func (h *handle) lives(im Image) error {
+	if im.Size() > 0 {
+		return nil
+	}
+	return h.ns.bridge.do(func(lane int, done func(error)) { im.Read(lane, nil, 0, done) })
 }
 
 // readAround reads what is not made of sectors.

@@ -420,6 +420,24 @@ func TestErrors(t *testing.T) {
 	}
 }
 
+// TestGone has an image that is lost, which has no size then: that is no end of a file.
+func TestGone(t *testing.T) {
+	b := newBench(t)
+	b.make("Volume1/x", nil)
+	fd := b.open("Volume1/x", unix.O_RDONLY)
+	defer b.closeFD(fd)
+	n, err := unix.Pread(fd, make([]byte, 512), 0)
+	b.must(err)
+	if n != 0 {
+		t.Errorf("read %d bytes of an empty image", n)
+	}
+	b.tree.mu.Lock()
+	b.tree.images[place{"v1", "x"}].fail = errors.New("gone")
+	b.tree.mu.Unlock()
+	_, err = unix.Pread(fd, make([]byte, 512), 0)
+	b.wants(unix.EIO, err)
+}
+
 // TestPoolExhausted has an I/O wait for a buffer.
 func TestPoolExhausted(t *testing.T) {
 	b := newBench(t)
