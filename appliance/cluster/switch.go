@@ -281,6 +281,8 @@ func (w *switchedWatch) forward(ctx context.Context, c *clientv3.Client, in clie
 				return false
 			}
 		case <-changed:
+		case <-ctx.Done(): // a member that has died ends no watch
+			return false
 		}
 	}
 }

@@ -57,3 +57,30 @@ func TestWatchMovesToTheOtherClient(t *testing.T) {
 		}
 	}
 }
+
+// dead is the way into a member that has died of its disk: a watch hears nothing, and does not end either.
+type dead struct{ clientv3.Watcher }
+
+// Watch implements clientv3.Watcher.
+func (dead) Watch(context.Context, string, ...clientv3.OpOption) clientv3.WatchChan {
+	return make(chan clientv3.WatchResponse)
+}
+
+// TestWatchEndsThoughTheMemberIsDead: or lunard never stops.
+func TestWatchEndsThoughTheMemberIsDead(t *testing.T) {
+	client := clientv3.NewCtxClient(t.Context())
+	client.Watcher = dead{}
+	x := newExchange()
+	x.set(client, false)
+	ctx, cancel := context.WithCancel(t.Context())
+	heard := newSwitched(t.Context(), x).Watch(ctx, "/k")
+	cancel()
+	select {
+	case r, ok := <-heard:
+		if ok {
+			t.Fatalf("heard %+v", r)
+		}
+	case <-time.After(patience):
+		t.Fatal("the watch did not end")
+	}
+}
