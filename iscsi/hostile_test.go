@@ -86,11 +86,11 @@ func FuzzLoginStream(f *testing.F) {
 // TestHostile: while hostile connections send garbage, stall half-way, or come and go, the others
 // go on, and what the hostile ones held comes back. LUNAR's end-to-end tests do it with 1,000.
 func TestHostile(t *testing.T) {
-	good, bad := 40, 30
+	good, bad, rounds := 20, 20, 25
 	if testing.Short() {
 		good, bad = 8, 12
 	}
-	f := newFixture(t, func(o *Options) { o.LoginTime, o.StallTime = 2*time.Second, 2*time.Second })
+	f := newFixture(t, func(o *Options) { o.LoginTime, o.StallTime, o.IdleTime = 6*time.Second, 6*time.Second, time.Hour })
 	f.newTarget(hostileTarget, &memory{data: make([]byte, 8<<20), post: f.post})
 	var clients []*client
 	for i := range good {
@@ -118,7 +118,7 @@ func TestHostile(t *testing.T) {
 				select {
 				case <-stop:
 					return
-				case <-time.After(30 * time.Millisecond):
+				case <-time.After(60 * time.Millisecond):
 					attacks[i%len(attacks)](f.addr, r)
 				}
 			}
@@ -131,7 +131,7 @@ func TestHostile(t *testing.T) {
 		go func() {
 			defer users.Done()
 			want := pattern(4096, byte(i))
-			for range 50 {
+			for range rounds {
 				c.send(c.command(write10(i*8, 8), pdu.FlagWrite, 4096), want)
 				c.good()
 				if got := c.read(i*8, 8); !bytes.Equal(got, want) {
@@ -144,8 +144,8 @@ func TestHostile(t *testing.T) {
 	}
 	users.Wait()
 	end()
-	if int(done.Load()) != good*50 {
-		t.Errorf("%d rounds of %d", done.Load(), good*50)
+	if int(done.Load()) != good*rounds {
+		t.Errorf("%d rounds of %d", done.Load(), good*rounds)
 	}
 	eventually(t, "the hostile connections are gone", func() bool { return f.server.Connections() == good })
 }

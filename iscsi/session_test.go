@@ -333,6 +333,20 @@ func TestKeepalive(t *testing.T) {
 	c.expectClosed()
 }
 
+// A server that was stopped for longer than any time limit blames no initiator: their answers wait to be seen.
+func TestHeldUpServerSparesInitiators(t *testing.T) {
+	f := newFixture(t)
+	c := f.ready()
+	f.server.onReactors(func(r *reactor) {
+		r.each(func(c *conn) { c.async(pdu.AsyncLogout, 0, 0, 1) })
+		r.batch() // it is under way
+		r.tick(r.now.Add(time.Hour))
+	})
+	c.expect(pdu.OpAsync)
+	c.send(c.command(write10(0, 1), pdu.FlagWrite, 512), pattern(512, 1))
+	c.good()
+}
+
 // An initiator that answers every NOP-In but never sends its data holds no buffer for ever.
 func TestDataThatNeverComes(t *testing.T) {
 	f := newFixture(t, func(o *Options) { o.StallTime = 50 * time.Millisecond })
