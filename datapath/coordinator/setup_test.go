@@ -148,7 +148,7 @@ func (o *open) granted(t testing.TB, off int64) *layout.Layout {
 // eventually waits for what others have to do.
 func eventually(t testing.TB, what string, fn func() bool) {
 	t.Helper()
-	for until := time.Now().Add(10 * time.Second); !fn(); time.Sleep(time.Millisecond) {
+	for until := time.Now().Add(time.Minute); !fn(); time.Sleep(time.Millisecond) {
 		if time.Now().After(until) {
 			t.Fatal("in vain: ", what)
 		}
