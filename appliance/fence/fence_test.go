@@ -40,7 +40,7 @@ func fencer(t *testing.T, l LUN, n Node, a Admission) *Fencer {
 }
 
 func short(t *testing.T) context.Context {
-	ctx, cancel := context.WithTimeout(t.Context(), 300*time.Millisecond)
+	ctx, cancel := context.WithTimeout(t.Context(), time.Second)
 	t.Cleanup(cancel)
 	return ctx
 }
@@ -277,9 +277,18 @@ func TestLeaseWaits(t *testing.T) {
 	for _, c := range []struct {
 		silent, min time.Duration
 	}{{0, 240 * time.Millisecond}, {200 * time.Millisecond, 40 * time.Millisecond}, {220 * time.Millisecond, 20 * time.Millisecond}, {time.Second, 0}, {-100 * time.Millisecond, 340 * time.Millisecond}} {
-		p, err := f.Fence(t.Context(), Victim{Node: node(2), Silent: c.silent})
-		if err != nil || p.Took < c.min || p.Took > c.min+150*time.Millisecond {
-			t.Errorf("%+v %v", p, err)
+		shortest := time.Hour // a busy machine may be late, but not each time
+		for range 20 {
+			p, err := f.Fence(t.Context(), Victim{Node: node(2), Silent: c.silent})
+			if err != nil || p.Took < c.min {
+				t.Errorf("%+v %v", p, err)
+			}
+			if shortest = min(shortest, p.Took); shortest <= c.min+150*time.Millisecond {
+				break
+			}
+		}
+		if shortest > c.min+150*time.Millisecond {
+			t.Errorf("silent for %v: it took %v", c.silent, shortest)
 		}
 	}
 	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Millisecond)
@@ -338,23 +347,25 @@ func TestAgentFails(t *testing.T) {
 func TestAgentHangs(t *testing.T) {
 	pid := filepath.Join(t.TempDir(), "pid")
 	o := base()
-	o.Agent = AgentOptions{Command: []string{script(t, "sleep 3600 & echo $! >"+pid+"; echo waiting; wait")}, Timeout: 100 * time.Millisecond}
+	o.Agent = AgentOptions{Command: []string{script(t, "sleep 3600 & echo $! >"+pid+"; echo waiting; wait")}, Timeout: 2 * time.Second}
 	f, err := Open(t.Context(), o)
 	if err != nil {
 		t.Fatal(err)
 	}
 	began := time.Now()
-	if _, err := f.Fence(short(t), Victim{Node: node(2)}); err == nil || !strings.Contains(err.Error(), "waiting") {
+	ctx, cancel := context.WithTimeout(t.Context(), 3*time.Second)
+	defer cancel()
+	if _, err := f.Fence(ctx, Victim{Node: node(2)}); err == nil || !strings.Contains(err.Error(), "waiting") {
 		t.Fatal(err)
 	}
-	if took := time.Since(began); took > 2*time.Second {
+	if took := time.Since(began); took > time.Minute {
 		t.Fatal("took", took)
 	}
 	text, err := os.ReadFile(pid)
 	if err != nil {
 		t.Fatal(err)
 	}
-	for until := time.Now().Add(2 * time.Second); ; time.Sleep(5 * time.Millisecond) {
+	for until := time.Now().Add(time.Minute); ; time.Sleep(5 * time.Millisecond) {
 		state, err := os.ReadFile("/proc/" + strings.TrimSpace(string(text)) + "/stat")
 		if errors.Is(err, unix.ENOENT) || errors.Is(err, unix.ESRCH) || strings.Contains(string(state), ") Z ") {
 			return
