@@ -8,6 +8,7 @@ import (
 	"io"
 	"os/exec"
 	"strings"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
@@ -55,7 +56,19 @@ func TestKillDuringWrites(t *testing.T) {
 		s.node.Kill()
 		check(t, s.node.Start(ctx))
 	}
-	time.Sleep(3 * time.Second)
+	var before [writers]int64
+	for i, w := range all {
+		before[i] = w.acknowledged.Load()
+	}
+	check(t, lab.Poll(time.Minute, func() error {
+		for i, w := range all {
+			if n := w.acknowledged.Load() - before[i]; n < 20 {
+				return fmt.Errorf("writer %d: only %d writes were acknowledged: it did not come back", i, n)
+			}
+		}
+		return nil
+	}))
+	time.Sleep(time.Second)
 	close(stop)
 	for range all {
 		if err := <-done; err != nil {
@@ -63,10 +76,7 @@ func TestKillDuringWrites(t *testing.T) {
 		}
 	}
 	for i, w := range all {
-		t.Logf("writer %d: %d acknowledged writes", i, w.acknowledged)
-		if w.acknowledged < 20 {
-			t.Errorf("writer %d: only %d writes were acknowledged: it did not come back", i, w.acknowledged)
-		}
+		t.Logf("writer %d: %d acknowledged writes", i, w.acknowledged.Load())
 		verify(ctx, t, s.url, w)
 	}
 }
@@ -83,7 +93,7 @@ type writer struct {
 	out          *bufio.Reader
 	base         int64
 	fua          bool
-	acknowledged int
+	acknowledged atomic.Int64
 	patterns     [writeSlots]int // by slot; 0 is nothing yet
 }
 
@@ -146,7 +156,7 @@ func (w *writer) write(n int) error {
 		return fmt.Errorf("write %d at slot %d: %s", n, slot, text)
 	}
 	w.patterns[slot] = pattern
-	w.acknowledged++
+	w.acknowledged.Add(1)
 	return nil
 }
 

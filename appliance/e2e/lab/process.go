@@ -144,8 +144,13 @@ func short(argv []string) string {
 	return line
 }
 
-// Poll calls ready until it returns nil, at most for limit; then it returns ready's last error.
+// patience is the least that Poll waits: the machine may be busy with other things.
+const patience = time.Minute
+
+// Poll calls ready until it returns nil, at most for limit, or for a minute if that is longer; then it returns ready's
+// last error. Who asserts a time measures it.
 func Poll(limit time.Duration, ready func() error) error {
+	limit = max(limit, patience)
 	deadline := time.Now().Add(limit)
 	for {
 		err := ready()

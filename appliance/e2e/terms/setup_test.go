@@ -368,8 +368,12 @@ func (s *san) losing(loss float64, lost *atomic.Int64) func(volume.Coordinator) 
 	}
 }
 
+// patience is the least that a test waits for what ends by itself: the machine may be busy with other things.
+const patience = time.Minute
+
 func eventually(t testing.TB, limit time.Duration, what string, is func() bool) {
 	t.Helper()
+	limit = max(limit, patience)
 	for until := time.Now().Add(limit); !is(); time.Sleep(2 * time.Millisecond) {
 		if time.Now().After(until) {
 			t.Fatal("not in time: ", what)
