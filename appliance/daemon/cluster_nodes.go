@@ -244,12 +244,14 @@ func (n *Node) EvictNode(ctx context.Context, name string, force bool) (api.Evic
 		return out, refusal(err)
 	}
 	ctx = context.WithoutCancel(ctx)
-	if last, err := n.incarnationOf(ctx, name); err != nil || last != first {
-		again, notes := n.fenceEverywhere(ctx, fenceOrder{Node: name, Number: m.Number, Incarnation: last})
-		proofs, unproven = again.Proofs, append(unproven, notes...)
-		for id, why := range again.Failed {
-			unproven = append(unproven, n.notFenced(id, why))
-		}
+	last, err := n.incarnationOf(ctx, name)
+	if err == nil && last != first {
+		var notes []string
+		proofs, notes, err = n.fenceOff(ctx, fenceOrder{Node: name, Number: m.Number, Incarnation: last})
+		unproven = append(unproven, notes...)
+	}
+	if err != nil {
+		unproven = append(unproven, "it may have come back meanwhile: "+err.Error())
 	}
 	for id, proof := range proofs {
 		out.Fenced = append(out.Fenced, n.nameOf(id)+": "+proof)
@@ -301,7 +303,7 @@ func (n *Node) fenceOff(ctx context.Context, o fenceOrder) (proofs map[string]st
 	if err := n.awaitOthers(ctx, e, o.Node); err != nil {
 		unproven = append(unproven, err.Error())
 	}
-	o.Silent = n.membership.Load().ttl - left + time.Since(evicted)
+	o.Spent = cluster.MaxTTL - left + time.Since(evicted)
 	answer, notes := n.fenceEverywhere(ctx, o)
 	unproven = append(unproven, notes...)
 	for id, why := range answer.Failed {
@@ -370,10 +372,7 @@ func (s *seat) fenceOut(ctx context.Context, o fenceOrder) (fence.Proof, error) 
 	if p.fencer == nil {
 		return fence.Proof{Method: "none needed", Detail: "no other node was ever given the volume"}, nil
 	}
-	proof, err := p.fencer.fence(ctx, fence.Victim{
-		Node:   fence.Node{Name: o.Node, Number: o.Number, Incarnation: uint32(o.Incarnation)},
-		Silent: o.Silent,
-	})
+	proof, err := p.fencer.fence(ctx, o.victim(s.node.membership.Load().ttl))
 	if err != nil {
 		return proof, err
 	}

@@ -18,6 +18,7 @@ import (
 
 	"lunar/appliance/api"
 	"lunar/appliance/cluster"
+	"lunar/appliance/fence"
 )
 
 // peerLimit bounds what another node is asked for a listing, and fenceLimit what it is asked to prove.
@@ -39,7 +40,15 @@ type fenceOrder struct {
 	Node        string        `json:"node"`
 	Number      uint16        `json:"number"`
 	Incarnation uint64        `json:"incarnation"`
-	Silent      time.Duration `json:"silent"` // as fence.Victim has it
+	Spent       time.Duration `json:"spent"` // of cluster.MaxTTL: it may act for what is left of that; nodes' own TTLs may differ
+}
+
+// victim is for a fencer with a lease of ttl.
+func (o *fenceOrder) victim(ttl time.Duration) fence.Victim {
+	return fence.Victim{
+		Node:   fence.Node{Name: o.Node, Number: o.Number, Incarnation: uint32(o.Incarnation)},
+		Silent: ttl - (cluster.MaxTTL - o.Spent),
+	}
 }
 
 // fenceAnswer has the volumes of which the fencing is proven, and by ID why others' is not.

@@ -38,19 +38,20 @@ func (m *membership) startGuard(ctx context.Context) error {
 		return g.Close()
 	}
 	if old := m.guard.Swap(g); old != nil {
+		m.inherit(g, old.Deadline())
 		_ = old.Close() // said where it was seen to have ended
-		m.inherit(g)
 	}
 	return nil
 }
 
-// inherit tells a new guard of the session.
-func (m *membership) inherit(g *guard.Guard) {
+// inherit tells a new guard of the session. It keeps to the deadline of the one before it also when the session was lost
+// meanwhile, since there may be mounts still.
+func (m *membership) inherit(g *guard.Guard, was time.Duration) {
 	if incarnation := m.session.Incarnation(); incarnation != 0 {
 		g.Present(guardedAs(incarnation))
 	}
-	if at := m.session.Deadline(); at != 0 {
-		if err := g.Renew(time.Duration(at)); err != nil {
+	if at := max(was, time.Duration(m.session.Deadline())); at != 0 {
+		if err := g.Renew(at); err != nil {
 			m.node.log.Error("the new guard process was not told of the session", "error", err)
 		}
 	}
@@ -200,7 +201,7 @@ func (m *membership) disarm(ctx context.Context) {
 func (m *membership) tryDisarm() (done bool, err error) {
 	m.renewing.Lock()
 	defer m.renewing.Unlock()
-	if m.unguarded.Load() {
+	if m.unguarded.Load() || !m.deadline.isOver() { // a session that was renewed has told so before it renews the guard
 		return false, guard.ErrLost
 	}
 	g := m.guard.Load()
@@ -227,11 +228,11 @@ func (n *Node) unmounting() error {
 	return nil
 }
 
-// isOver tells that I/O is stopped.
+// isOver tells that I/O is stopped and goes on under no present session.
 func (d *deadline) isOver() bool {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	return d.stopped
+	return d.stopped && d.near()
 }
 
 // watchDevice tells the guard of a device before the first I/O to it.

@@ -194,6 +194,7 @@ type deadline struct {
 
 	mu      sync.Mutex // guards what follows
 	at      int64      // CLOCK_BOOTTIME, ns; 0: there is no session
+	lost    bool       // a session was, since I/O was stopped or resumed last
 	stopped bool       // I/O was stopped
 }
 
@@ -213,7 +214,7 @@ func (d *deadline) renewed(at int64) {
 // over says that the session is lost already.
 func (d *deadline) over() {
 	d.mu.Lock()
-	d.at = 0
+	d.at, d.lost = 0, true
 	d.mu.Unlock()
 	d.kick()
 }
@@ -246,12 +247,15 @@ func (d *deadline) keep(ctx context.Context) {
 // what a session has left while the database chooses another leader.
 func (d *deadline) early() time.Duration { return d.m.ttl / 8 }
 
-// look does what the time asks for, and tells when to look again.
+// look does what the time asks for, and tells when to look again. I/O stops for a session that was lost also if there
+// is another one by now: what was done under it is fenced.
 func (d *deadline) look(ctx context.Context) time.Duration {
 	d.mu.Lock()
 	left := time.Duration(d.at-cluster.Boottime()) - d.early()
-	gone, stopped := d.at == 0 || left <= 0, d.stopped
-	d.stopped = gone
+	near := d.near()
+	again := d.lost && !near
+	gone, stopped := near || d.lost, d.stopped
+	d.lost, d.stopped = false, gone
 	d.mu.Unlock()
 	switch {
 	case gone && !stopped:
@@ -261,10 +265,18 @@ func (d *deadline) look(ctx context.Context) time.Duration {
 	case !gone && stopped:
 		d.m.node.resumeIO(ctx)
 	}
-	if gone {
+	switch {
+	case again:
+		return 0
+	case gone:
 		return d.early()
 	}
 	return left
+}
+
+// near tells that there is no session, or none for long enough. It needs d.mu.
+func (d *deadline) near() bool {
+	return d.at == 0 || time.Duration(d.at-cluster.Boottime()) <= d.early()
 }
 
 // stopIO makes all volumes wait, within limit, and ends the terms of this node when that was too long: what
