@@ -1,6 +1,7 @@
 package lab
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -24,8 +25,7 @@ type Cluster struct {
 	// Device is one more path, which no node has, for what comes after them: fsck, checksums.
 	Device *Loop
 
-	lab    *Lab
-	family Family
+	lab *Lab
 }
 
 // ClusterNode is one of them. Kill of the embedded Lunard kills the daemon; its guard ends by itself.
@@ -48,6 +48,10 @@ type ClusterConfig struct {
 	Second bool
 	// Family is the only one that the nodes have; 0 is both, with IPv4 for the subnets.
 	Family Family
+	// Lease is cluster.lease, "" its default.
+	Lease string
+	// Sys is that of the hosts.
+	Sys bool
 }
 
 // Volume, Image and Target are what Serve makes.
@@ -74,14 +78,14 @@ func (l *Lab) Cluster(ctx context.Context, c ClusterConfig) (*Cluster, error) {
 	if err != nil {
 		return nil, err
 	}
-	out := &Cluster{Network: network, Device: loops[c.Nodes], lab: l, family: c.Family}
+	out := &Cluster{Network: network, Device: loops[c.Nodes], lab: l}
 	if c.Second {
 		if out.Second, err = l.NetworkOf(ctx, c.Family); err != nil {
 			return nil, err
 		}
 	}
 	for i := range c.Nodes {
-		n, err := out.node(ctx, i, loops[i], c.Extra)
+		n, err := out.node(ctx, i, loops[i], c)
 		if err != nil {
 			return nil, err
 		}
@@ -130,13 +134,14 @@ func (l *Lab) paths(size int64, n int) ([]*Loop, error) {
 // luns numbers the LUNs of this process.
 var luns atomic.Uint32
 
-func (c *Cluster) node(ctx context.Context, i int, path *Loop, extra string) (*ClusterNode, error) {
+func (c *Cluster) node(ctx context.Context, i int, path *Loop, config ClusterConfig) (*ClusterNode, error) {
 	name := fmt.Sprintf("n%d", i+1)
 	host, err := c.lab.Host(ctx, name)
 	if err != nil {
 		return nil, err
 	}
-	if c.family == IPv4 {
+	host.Sys = config.Sys
+	if config.Family == IPv4 {
 		if err := host.WithoutIPv6(ctx); err != nil {
 			return nil, err
 		}
@@ -156,8 +161,8 @@ func (c *Cluster) node(ctx context.Context, i int, path *Loop, extra string) (*C
 	n := &ClusterNode{Host: host, Path: path, Name: name, cluster: c}
 	n.Lunard, err = c.lab.Lunard(ctx, Config{
 		Name: name, Host: host, Address: address.String(), Port: portalPort,
-		Extra: fmt.Sprintf("\n[cluster]\n%sprofile = \"fast\"\n\n[storage]\ndevices = [%q]\nshared_kernel = true\n\n"+
-			"[fence]\nin_flight = \"300ms\"\n\n[engine]\nrings = 1\nbuffer_pool_mib = 32\n", own, path.Path) + extra,
+		Extra: fmt.Sprintf("\n[cluster]\n%sprofile = \"fast\"\nlease = %q\n\n[storage]\ndevices = [%q]\nshared_kernel = true\n\n"+
+			"[fence]\nin_flight = \"300ms\"\n\n[engine]\nrings = 1\nbuffer_pool_mib = 32\n", own, cmp.Or(config.Lease, "2s"), path.Path) + config.Extra,
 	})
 	if err != nil {
 		return nil, err

@@ -31,6 +31,8 @@ const (
 // Host is a machine of its own as far as the network goes: a network namespace.
 type Host struct {
 	Namespace string
+	// Sys has its programs see the machine's own /sys, with the bpf file system.
+	Sys bool
 
 	lab   *Lab
 	links map[*Network]string // the bridge's end of each cable
@@ -161,6 +163,9 @@ func (h *Host) Run(ctx context.Context, argv ...string) (string, error) {
 func (h *Host) command(argv ...string) []string {
 	if h == nil {
 		return argv
+	}
+	if h.Sys {
+		return append([]string{"nsenter", "--net=/run/netns/" + h.Namespace}, argv...)
 	}
 	return append([]string{"ip", "netns", "exec", h.Namespace}, argv...)
 }

@@ -1,15 +1,23 @@
 package networks
 
 import (
+	"fmt"
+	"os"
 	"os/exec"
+	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"lunar/appliance/api"
 	"lunar/appliance/e2e/lab"
 )
+
+// fast is the configuration of heartbeats that suspect after 0.5 s.
+const fast = "\n[network]\nprofile = \"fast\"\n"
 
 // suspicions are what a node says of others that it holds for dead, or cut off, since its log was that long.
 func suspicions(n *lab.ClusterNode, from int) (out []string) {
@@ -27,7 +35,7 @@ func suspicions(n *lab.ClusterNode, from int) (out []string) {
 // TestObserver stops a node's daemon for 3 s, six times its threshold, and keeps all processors busy: nobody that lives
 // is suspected by it.
 func TestObserver(t *testing.T) {
-	b := newBench(t, "\n[network]\nprofile = \"fast\"\n")
+	b := newBenchOf(t, lab.ClusterConfig{Nodes: 3, Second: true, Lease: "10s", Extra: fast})
 	b.awaitNetwork(b.Network, api.NetworkUp, b.Nodes...)
 	b.awaitNetwork(b.Second, api.NetworkUp, b.Nodes...)
 	observer := b.Nodes[2]
@@ -67,4 +75,60 @@ func (b *bench) busy(threads int, during time.Duration) {
 			b.t.Errorf("with %d threads spinning, node %s says %s", threads, n.Name, line)
 		}
 	}
+}
+
+// TestKilled kills a daemon with SIGKILL. Its kernel goes on answering, so the others see that the node lives; it loses
+// its part in the cluster all the same, and takes over what is pinned when it comes back.
+func TestKilled(t *testing.T) {
+	long(t)
+	bpffs(t)
+	b := newBenchOf(t, lab.ClusterConfig{Nodes: 3, Second: true, Sys: true, Extra: fast})
+	for _, segment := range []*lab.Network{b.Network, b.Second} {
+		b.awaitNetwork(segment, api.NetworkUp, b.Nodes...)
+	}
+	killed, from := b.Nodes[2], len(b.Nodes[0].Log())
+	began := time.Now()
+	killed.Kill()
+	b.awaitPresent(killed, false)
+	t.Logf("node %s is out %v after SIGKILL", killed.Name, time.Since(began).Round(time.Millisecond))
+	b.logTells(killed.Name, "network.daemon-stalled")
+	if lines := suspicions(b.Nodes[0], from); slices.ContainsFunc(lines, func(l string) bool { return strings.Contains(l, "node lost") }) {
+		t.Errorf("a node whose kernel answers is held for dead: %q", lines)
+	}
+	check(t, killed.Start(b.ctx))
+	b.awaitPresent(killed, true)
+	b.logTells(killed.Name, "network.daemon-alive")
+	check(t, b.Stop())
+	if left, _ := filepath.Glob("/sys/fs/bpf/lunar/*"); len(left) > 0 {
+		t.Errorf("stopped nodes leave %q pinned", left)
+	}
+}
+
+// bpffs mounts the bpf file system where it belongs, if it is not there.
+func bpffs(t *testing.T) {
+	t.Helper()
+	const at = "/sys/fs/bpf"
+	var fs unix.Statfs_t
+	check(t, unix.Statfs(at, &fs))
+	if os.Geteuid() != 0 || fs.Type == unix.BPF_FS_MAGIC {
+		return
+	}
+	check(t, unix.Mount("bpf", at, "bpf", 0, ""))
+	t.Cleanup(func() {
+		if err := unix.Unmount(at, unix.MNT_DETACH); err != nil {
+			t.Error(err)
+		}
+	})
+}
+
+// awaitPresent waits until the others have a node in the cluster, or out of it.
+func (b *bench) awaitPresent(n *lab.ClusterNode, want bool) {
+	b.t.Helper()
+	check(b.t, lab.Poll(settle, func() error {
+		got, err := b.Nodes[0].API.Node(b.ctx, n.Name)
+		if err == nil && got.Present != want {
+			err = fmt.Errorf("node %s is present: %t", n.Name, got.Present)
+		}
+		return err
+	}))
 }
