@@ -188,16 +188,17 @@ func (s *set) open(m *memberOf) error {
 
 // trial finds out, before anything is held, whether blocks can be shared here.
 func (s *set) trial() error {
-	var files [2]*os.File
-	for i := range files {
-		f, err := s.c.fs.open(s.at, unix.O_TMPFILE|unix.O_RDWR, 0o600)
-		if err != nil {
-			return err
-		}
-		defer func() { _ = f.Close() }()
-		files[i] = f
+	from, err := s.c.fs.open(s.at, unix.O_TMPFILE|unix.O_RDWR, 0o600)
+	if err != nil {
+		return err
 	}
-	return s.c.cloneFile(files[1], files[0])
+	defer func() { _ = from.Close() }()
+	to, err := s.c.fs.open(s.at, unix.O_TMPFILE|unix.O_RDWR, 0o600)
+	if err != nil {
+		return err
+	}
+	defer func() { _ = to.Close() }()
+	return s.c.cloneFile(to, from)
 }
 
 func (s *set) close() {
