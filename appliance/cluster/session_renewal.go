@@ -75,6 +75,9 @@ type renewed struct {
 	err  error
 }
 
+// failed is no reason to give up: the deadline decides.
+func (a renewed) failed() bool { return a.err != nil }
+
 func (s *Session) renewals(ctx context.Context, l *life) (*renewals, context.Context) {
 	ctx, cancel := context.WithCancel(ctx)
 	return &renewals{s: s, l: l, cancel: cancel, answers: make(chan renewed, maxRenewals), lifted: Boottime()}, ctx
@@ -106,7 +109,7 @@ func (r *renewals) begin(ctx context.Context) (time.Duration, error) {
 func (r *renewals) heard(ctx context.Context, a renewed) (time.Duration, error) {
 	r.flying--
 	left := time.Duration(r.s.deadline.Load() - Boottime())
-	failed := a.err != nil // no reason to give up: the deadline decides
+	failed := a.failed()
 	switch {
 	case failed && r.flying > 0:
 		return min(renewTry, max(left, 0)), nil // the others may still be answered
