@@ -140,7 +140,7 @@ func TestCoordinatorKilled(t *testing.T) {
 	for i, n := range others {
 		cmd := exec.CommandContext(b.ctx, "fio", "--name=verify", "--filename="+b.at(n, fmt.Sprintf("fio-%d.img", i)), "--size=32m",
 			"--rw=randwrite", "--bsrange=4k-64k", "--ioengine=libaio", "--iodepth=16", "--direct=1", "--verify=crc32c", "--verify_fatal=1",
-			"--end_fsync=1", "--loops=6", "--rate=24m", "--fallocate=none", "--verify_state_save=0", fmt.Sprintf("--randseed=%d", i+1))
+			"--end_fsync=1", "--loops=4", "--rate=24m", "--fallocate=none", "--verify_state_save=0", fmt.Sprintf("--randseed=%d", i+1))
 		out := &strings.Builder{}
 		cmd.Stdout, cmd.Stderr = out, out
 		check(t, cmd.Start())

@@ -16,6 +16,7 @@ const (
 	mib       = int64(1) << 20
 	testLimit = 2 * time.Minute
 	imageSize = 64 * mib
+	mount     = "cs" // of each node, in its own mount namespace
 )
 
 // programs is the folder of lunard and lunarctl; TestMain sets it.
@@ -37,7 +38,7 @@ func runTests(m *testing.M) int {
 	return m.Run()
 }
 
-// bench is a cluster of three nodes with one volume; each shows it in a folder of its own.
+// bench is a cluster of three nodes with one volume, which each shows.
 type bench struct {
 	*lab.Cluster
 	t   *testing.T
@@ -65,25 +66,10 @@ func newBench(t *testing.T) *bench {
 	check(t, err)
 	b := &bench{t: t, ctx: ctx, lab: l}
 	t.Cleanup(func() { b.close(cancel) })
-	b.Cluster, err = l.Cluster(ctx, lab.ClusterConfig{})
+	b.Cluster, err = l.Cluster(ctx, lab.ClusterConfig{Extra: fmt.Sprintf("\n[namespace]\nmount = %q\n", l.Path(mount))})
 	check(t, err)
-	for _, n := range b.Nodes {
-		b.show(n)
-	}
 	check(t, b.Serve(ctx, imageSize))
 	return b
-}
-
-// show has a node show its volumes, from now on.
-func (b *bench) show(n *lab.ClusterNode) {
-	b.t.Helper()
-	check(b.t, n.Lunard.Stop())
-	f, err := os.OpenFile(n.ConfigPath, os.O_APPEND|os.O_WRONLY, 0)
-	check(b.t, err)
-	_, err = fmt.Fprintf(f, "\n[namespace]\nmount = %q\n", b.mount(n))
-	check(b.t, err)
-	check(b.t, f.Close())
-	check(b.t, n.Lunard.Start(b.ctx))
 }
 
 func (b *bench) close(cancel func()) {
@@ -109,12 +95,9 @@ func check(t *testing.T, err error) {
 	}
 }
 
-// mount is where a node shows the volumes.
-func (b *bench) mount(n *lab.ClusterNode) string { return b.lab.Path("cs-" + n.Name) }
-
 // at is a path of the volume at a node, whose mounts only its own processes see.
 func (b *bench) at(n *lab.ClusterNode, path string) string {
-	return filepath.Join(fmt.Sprintf("/proc/%d/root", n.PID()), b.mount(n), lab.ClusterVolume, path)
+	return filepath.Join(fmt.Sprintf("/proc/%d/root", n.PID()), b.lab.Path(mount), lab.ClusterVolume, path)
 }
 
 // roles are the coordinator and the others.

@@ -45,6 +45,7 @@ func TestSpeed(t *testing.T) {
 	text, err := others[0].Ctl(b.ctx, "volume", "show", lab.ClusterVolume)
 	check(t, err)
 	t.Log(text)
+	b.clean()
 }
 
 // peer is a file on a plain XFS.
