@@ -3,6 +3,7 @@ package coordinator
 import (
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"time"
 
@@ -11,12 +12,28 @@ import (
 )
 
 // CompareAndWrite writes data at off if the present content equals expect, atomically against every
-// other operation on any node; miscompare is the first byte that differs, or -1. A retry takes content
-// that equals data for its own earlier work, sector by sector, so data should be such that nobody else
-// writes it.
+// other operation on any node; miscompare is the first byte that differs, or -1. Once: each call that
+// call.Once names is executed once in a term, and a retry gets the result that it had. ErrOutcome when that is not
+// known: a write that the end of the term cut off, or a retry without a name.
 //
 // Atomic: from then on the coordinator alone touches that range, until it has been quiet for Options.Quiet.
 func (c *Coordinator) CompareAndWrite(ctx context.Context, call protocol.Call, expect, data []byte, off int64, fua bool) (miscompare int, err error) {
+	t, again, err := c.tries.begin(ctx, c, call)
+	switch {
+	case err != nil:
+		return -1, fmt.Errorf("compare and write: %w", err)
+	case again:
+		return t.miscompare, t.err
+	}
+	t.miscompare, t.err = c.compareAndWrite(ctx, t, call, expect, data, off, fua)
+	if t.decided && errors.Is(t.err, protocol.ErrStale) { // stale means to others that nothing was done
+		t.err = fmt.Errorf("%w: %s", protocol.ErrOutcome, t.err.Error())
+	}
+	close(t.done)
+	return t.miscompare, t.err
+}
+
+func (c *Coordinator) compareAndWrite(ctx context.Context, t *try, call protocol.Call, expect, data []byte, off int64, fua bool) (miscompare int, err error) {
 	im, err := c.image(call)
 	if err != nil {
 		return -1, err
@@ -32,7 +49,7 @@ func (c *Coordinator) CompareAndWrite(ctx context.Context, call protocol.Call, e
 	miscompare = -1
 	around := r.Align(c.fs.block)
 	err = im.change(ctx, around, func() (effect, error) {
-		at, did, err := im.compareAndWrite(call.Retry, expect, data, r, around, fua)
+		at, did, err := im.compareAndWrite(t, expect, data, r, around, fua)
 		miscompare = at
 		im.keep(around)
 		return did, err
@@ -43,12 +60,13 @@ func (c *Coordinator) CompareAndWrite(ctx context.Context, call protocol.Call, e
 	return miscompare, im.explain(err, "compare and write", off, len(data))
 }
 
-func (im *image) compareAndWrite(retry bool, expect, data []byte, r, around layout.Range, fua bool) (int, effect, error) {
+func (im *image) compareAndWrite(t *try, expect, data []byte, r, around layout.Range, fua bool) (int, effect, error) {
 	present := alignedBuffer(len(expect))
 	if err := im.pread(present, r.Off); err != nil {
 		return -1, none, err
 	}
-	if at := differs(present, expect, data, retry); at >= 0 {
+	t.decided = true
+	if at := differs(present, expect); at >= 0 {
 		return at, none, nil
 	}
 	if im.whole(r) && im.current().Is(r, layout.State.Writable) {
@@ -57,21 +75,14 @@ func (im *image) compareAndWrite(retry bool, expect, data []byte, r, around layo
 	return -1, moved, im.store(data, r, around)
 }
 
-// sector is what an initiator's smallest block has.
-const sector = 512
-
-// differs is the first byte of present that is not expect's, or -1. For a retry a sector may have what
-// was to be written: an earlier try was cut off after it.
-func differs(present, expect, data []byte, retry bool) int {
-	for at := 0; at < len(present); at += sector {
-		end := min(at+sector, len(present))
-		if retry && bytes.Equal(present[at:end], data[at:end]) {
-			continue
-		}
-		for i := at; i < end; i++ {
-			if present[i] != expect[i] {
-				return i
-			}
+// differs is the first byte of present that is not expect's, or -1.
+func differs(present, expect []byte) int {
+	if bytes.Equal(present, expect) {
+		return -1
+	}
+	for i := range present {
+		if present[i] != expect[i] {
+			return i
 		}
 	}
 	return -1

@@ -3,9 +3,12 @@ package coordinator_test
 import (
 	"bytes"
 	"encoding/binary"
+	"errors"
 	"sync"
 	"testing"
 	"time"
+
+	"golang.org/x/sys/unix"
 
 	"lunar/datapath/coordinator"
 	"lunar/datapath/device/loopdev"
@@ -113,26 +116,138 @@ func TestCompareAndWriteCounts(t *testing.T) {
 	}
 }
 
-// TestRetriedCompareAndWrite finds the work of an earlier try, whole or cut off after a sector.
-func TestRetriedCompareAndWrite(t *testing.T) {
+// TestCompareAndWriteOnce makes calls again whose answers were lost: nothing that came meanwhile is undone or
+// taken for their work.
+func TestCompareAndWriteOnce(t *testing.T) {
 	v := scratch(t, coordinator.XFS)
 	o := v.image(t, "a", 4*mib)
-	was, now := pattern(1024, 1), pattern(1024, 2)
-	for cut := range 3 {
-		o.write(t, was, 8192)
-		o.write(t, now[:cut*512], 8192)
-		if cut > 0 {
-			if at, err := v.CompareAndWrite(ctx, o.call, was, now, 8192, false); at < 0 || err != nil {
-				t.Fatal("no retry", at, err)
+	a, b := pattern(1024, 1), pattern(1024, 2)
+	try := func(serial uint64, retry bool, want int) {
+		t.Helper()
+		call := o.call
+		call.Retry, call.Once = retry, protocol.Once{Node: "n1", Slot: 3, Serial: serial}
+		if at, err := v.CompareAndWrite(ctx, call, a, b, 8192, false); err != nil || at != want {
+			t.Fatal(at, err)
+		}
+	}
+	content := func(want []byte) {
+		t.Helper()
+		if !bytes.Equal(o.read(t, 8192, 1024), want) {
+			t.Fatal("wrong content")
+		}
+	}
+	o.write(t, a, 8192)
+	try(1, false, -1)
+	content(b)
+	try(1, true, -1)
+	o.write(t, a, 8192)
+	try(1, true, -1)
+	content(a)
+
+	other := append(a[:512:512], pattern(512, 7)...)
+	o.write(t, other, 8192)
+	try(2, false, 512)
+	o.write(t, b, 8192)
+	try(2, true, 512)
+	o.write(t, a, 8192)
+	try(2, true, 512)
+	content(a)
+
+	try(3, true, -1) // the first try never came
+	content(b)
+}
+
+// TestCompareAndWriteThatCannotBeKnown: what no answer is kept of is not done.
+func TestCompareAndWriteThatCannotBeKnown(t *testing.T) {
+	v := scratch(t, coordinator.XFS)
+	o := v.image(t, "a", 4*mib)
+	o.write(t, pattern(512, 1), 0)
+	named := func(node protocol.NodeID, slot uint32, serial uint64) protocol.Call {
+		call := o.call
+		call.Retry, call.Once = true, protocol.Once{Node: node, Slot: slot, Serial: serial}
+		return call
+	}
+	swap := func(call protocol.Call) error {
+		_, err := v.CompareAndWrite(ctx, call, pattern(512, 1), pattern(512, 1), 0, false)
+		return err
+	}
+	nameless, old := named("", 0, 0), named("n1", 0, 9)
+	old.Epoch--
+	for _, node := range []protocol.NodeID{"n2", "n3"} {
+		if err := v.Hello(ctx, node, 1); err != nil {
+			t.Fatal(err)
+		}
+		if err := swap(named(node, 0, 7)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := v.Hello(ctx, "n3", 2); err != nil {
+		t.Fatal(err)
+	}
+	v.Expel("n2")
+	for name, c := range map[string]struct {
+		call protocol.Call
+		want error
+	}{
+		"without a name":               {nameless, protocol.ErrOutcome},
+		"of an older term":             {old, coordinator.ErrStaleEpoch},
+		"above the slots":              {named("n1", protocol.MaxSlots, 1), unix.EINVAL},
+		"of an expelled node":          {named("n2", 0, 7), coordinator.ErrStaleEpoch},
+		"of a later process":           {named("n3", 0, 1), nil},
+		"older than the slot's, there": {named("n3", 0, 0), protocol.ErrOutcome},
+	} {
+		if err := swap(c.call); !errors.Is(err, c.want) {
+			t.Errorf("%s: %v, want %v", name, err, c.want)
+		}
+	}
+	if err := swap(named("n1", 1, 2)); err != nil {
+		t.Fatal(err)
+	}
+	if err := swap(named("n1", 1, 1)); !errors.Is(err, coordinator.ErrStaleEpoch) {
+		t.Error("an older one than the slot's:", err)
+	}
+}
+
+// TestTriesAtOnce has the tries of one call meet: it is executed once, and each gets its result.
+func TestTriesAtOnce(t *testing.T) {
+	v := scratch(t, coordinator.XFS)
+	o := v.image(t, "a", 4*mib)
+	o.write(t, pattern(512, 1), 0)
+	var all sync.WaitGroup
+	for range 8 {
+		all.Go(func() {
+			call := o.call
+			call.Retry, call.Once = true, protocol.Once{Node: "n1", Serial: 5}
+			if at, err := v.CompareAndWrite(ctx, call, pattern(512, 1), pattern(512, 2), 0, false); at >= 0 || err != nil {
+				t.Error(at, err)
 			}
-		}
-		again := o.call
-		again.Retry = true
-		if at, err := v.CompareAndWrite(ctx, again, was, now, 8192, false); at >= 0 || err != nil {
-			t.Fatal(cut, at, err)
-		}
-		if !bytes.Equal(o.read(t, 8192, 1024), now) {
-			t.Fatal(cut)
-		}
+		})
+	}
+	all.Wait()
+}
+
+// TestUndecidedTryIsMadeAgain: a try that ended before it compared is no answer.
+func TestUndecidedTryIsMadeAgain(t *testing.T) {
+	v := scratch(t, coordinator.XFS)
+	o := v.image(t, "a", 4*mib)
+	o.write(t, pattern(512, 1), 0)
+	call := o.call
+	call.Once = protocol.Once{Node: "n1", Serial: 5}
+	refuse := func(err error) {
+		o.mu.Lock()
+		defer o.mu.Unlock()
+		o.refuse = err
+	}
+	refuse(unix.EBUSY)
+	if _, err := v.CompareAndWrite(ctx, call, pattern(512, 1), pattern(512, 2), 0, false); !errors.Is(err, coordinator.ErrRecall) {
+		t.Fatal("it did not wait for the holder:", err)
+	}
+	refuse(nil)
+	call.Retry = true
+	if at, err := v.CompareAndWrite(ctx, call, pattern(512, 1), pattern(512, 2), 0, false); at >= 0 || err != nil {
+		t.Fatal(at, err)
+	}
+	if !bytes.Equal(o.read(t, 0, 512), pattern(512, 2)) {
+		t.Error("not written")
 	}
 }

@@ -99,6 +99,7 @@ type Coordinator struct {
 	hook       func(step string)
 
 	lanes lanes
+	tries tries
 
 	unshareable atomic.Bool // the file system said that it cannot share blocks
 
@@ -154,7 +155,8 @@ func Open(ctx context.Context, dev *device.Device, o Options) (*Coordinator, err
 
 func newCoordinator(dev *device.Device, m *mount, end int64, o Options) *Coordinator {
 	c := &Coordinator{opts: o, dev: dev, fs: m, end: end, images: map[protocol.ImageID]*image{},
-		term: protocol.NewTerm(o.Epoch, o.Members), fencing: map[protocol.NodeID]bool{}, barrier: make(chan struct{})}
+		term: protocol.NewTerm(o.Epoch, o.Members), fencing: map[protocol.NodeID]bool{}, barrier: make(chan struct{}),
+		tries: tries{nodes: map[protocol.NodeID]map[uint32]*try{}}}
 	c.life, c.endLife = context.WithCancel(context.Background())
 	switch {
 	case c.term.Passed():

@@ -87,6 +87,7 @@ func (c *Coordinator) passBarrier() {
 
 // drop takes what a node held as returned.
 func (c *Coordinator) drop(node protocol.NodeID) {
+	c.tries.forget(node)
 	for _, im := range c.all() {
 		im.expel(node)
 	}

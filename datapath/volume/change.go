@@ -107,13 +107,24 @@ func (im *Image) CompareAndWrite(lane int, expect, data []byte, off int64, fua b
 		done(-1, err)
 		return
 	}
+	s, err := im.v.swaps.begin(im.v.opts.Node)
+	if err != nil {
+		done(-1, fmt.Errorf("image %s: compare and write: %w", im.path, err))
+		return
+	}
 	miscompare := -1
-	im.send(lane, func(ctx context.Context, c Coordinator, call protocol.Call) (err error) {
-		miscompare, err = c.CompareAndWrite(ctx, call, expect, data, off, fua)
+	im.send(lane, func(ctx context.Context, c Coordinator, call protocol.Call) error {
+		err := s.try(call, func(call protocol.Call) (err error) {
+			miscompare, err = c.CompareAndWrite(ctx, call, expect, data, off, fua)
+			return err
+		})
 		im.journal.add()
 		im.v.counters[len(im.v.desks)].add(redirectedWrite, int64(len(data)))
 		return err
-	}, func(err error) { done(miscompare, err) })
+	}, func(err error) {
+		im.v.swaps.end(s)
+		done(miscompare, err)
+	})
 }
 
 // maxUnmaps bounds the unmaps of an image that wait on one lane while others are executed.

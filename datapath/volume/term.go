@@ -66,7 +66,7 @@ func (t *term) begin(ctx context.Context) (_ context.Context, done func()) {
 // again tells whether a call under t that ended with err is to be made anew: its coordinator is none
 // any more, or did not answer. What the end of a term did to a call looks like any error.
 func (t *term) again(err error) bool {
-	return err != nil && (errors.Is(err, protocol.ErrStale) || errors.Is(err, protocol.ErrUnreachable) || t.over())
+	return err != nil && !errors.Is(err, protocol.ErrOutcome) && (errors.Is(err, protocol.ErrStale) || errors.Is(err, protocol.ErrUnreachable) || t.over())
 }
 
 // tryAgain is when a call is made anew to a coordinator that did not answer, while it is still the one.

@@ -28,6 +28,8 @@ type Volume struct {
 	pausing  atomic.Uint32 // reasons for which all I/O waits; changed under mu
 	pauses   atomic.Uint64 // counts their changes
 
+	swaps *swaps
+
 	parked atomic.Int64 // I/Os that wait, of all images
 	free   atomic.Int64 // bytes left on the volume, as last heard
 	deaf   atomic.Bool  // the coordinator cannot reach the disk either
@@ -52,6 +54,10 @@ func Open(ctx context.Context, o Options) (*Volume, error) {
 	if err != nil {
 		return nil, fmt.Errorf("volume %s: %w", o.Name, err)
 	}
+	numbers, err := newSwaps()
+	if err != nil {
+		return nil, fmt.Errorf("volume %s: %w", o.Name, err)
+	}
 	file, err := o.Engine.Register(o.Device.Fd())
 	if err != nil {
 		return nil, fmt.Errorf("volume %s: %w", o.Name, err)
@@ -62,6 +68,7 @@ func Open(ctx context.Context, o Options) (*Volume, error) {
 		counters: make([]counters, len(o.Lanes)+1), // the last is for callers off the lanes
 		work:     startWorkers(o.Workers, o.Queue+1),
 		images:   map[protocol.ImageID]*Image{},
+		swaps:    numbers,
 	}
 	v.term.Store(newTerm(nil, 0))
 	v.keep = startKeeper(context.WithoutCancel(ctx), v, size)

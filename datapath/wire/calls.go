@@ -136,7 +136,9 @@ func (sv *Server) CompareAndWrite(ctx context.Context, m *wirepb.CompareAndWrite
 	if err != nil {
 		return nil, err
 	}
-	at, err := s.coord.CompareAndWrite(ctx, callIn(m.GetCall()), m.GetExpect(), m.GetData(), m.GetOff(), m.GetFua())
+	call := callIn(m.GetCall())
+	call.Once = protocol.Once{Node: s.key.node, Slot: m.GetSlot(), Serial: m.GetSerial()}
+	at, err := s.coord.CompareAndWrite(ctx, call, m.GetExpect(), m.GetData(), m.GetOff(), m.GetFua())
 	if err != nil {
 		return nil, err
 	}

@@ -24,7 +24,7 @@ import (
 // Client stands for a volume's coordinator on another node, for one term. It satisfies
 // volume.Coordinator; its methods are safe from any goroutine. It connects, and connects again, until
 // Close. ErrUnreachable means that there is no connection, or that it was lost or too slow: the call may
-// have taken effect. ErrStale means that the other node does not coordinate this term.
+// have taken effect, unless it is ErrUnsent. ErrStale means that the other node does not coordinate this term.
 type Client struct {
 	opts  ClientOptions
 	table table
@@ -166,7 +166,7 @@ func (c *Client) current(ctx context.Context, operation string) (*link, error) {
 		c.mu.Unlock()
 		switch {
 		case c.ctx.Err() != nil:
-			return nil, fmt.Errorf("%s: %w: the client is closed", operation, protocol.ErrUnreachable)
+			return nil, fmt.Errorf("%s: %w: the client is closed", operation, protocol.ErrUnsent)
 		case l != nil && l.ctx.Err() == nil:
 			return l, nil
 		case refused != nil:
@@ -176,9 +176,9 @@ func (c *Client) current(ctx context.Context, operation string) (*link, error) {
 		case <-changed:
 		case <-c.ctx.Done():
 		case <-ctx.Done():
-			return nil, unreachable(ctx, operation, ctx.Err())
+			return nil, fmt.Errorf("%w: %w", protocol.ErrUnsent, unreachable(ctx, operation, ctx.Err()))
 		case <-limit.C:
-			return nil, fmt.Errorf("%s: %w: no connection to %s in %v", operation, protocol.ErrUnreachable, c.opts.Address, c.opts.Timing.Wait)
+			return nil, fmt.Errorf("%s: %w: no connection to %s in %v", operation, protocol.ErrUnsent, c.opts.Address, c.opts.Timing.Wait)
 		}
 	}
 }

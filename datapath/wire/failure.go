@@ -28,6 +28,7 @@ func newTable(more []error) table {
 	t := table{
 		{"stale", protocol.ErrStale},
 		{"unreachable", protocol.ErrUnreachable},
+		{"outcome", protocol.ErrOutcome},
 		{"deadline", context.DeadlineExceeded},
 	}
 	for _, err := range more {

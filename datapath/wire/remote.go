@@ -131,7 +131,8 @@ func (c *Client) Unmap(ctx context.Context, call protocol.Call, ranges []layout.
 // the first byte that differs, or -1.
 func (c *Client) CompareAndWrite(ctx context.Context, call protocol.Call, expect, data []byte, off int64, fua bool) (miscompare int, err error) {
 	miscompare = -1
-	m := &wirepb.CompareAndWriteRequest{Call: callOut(call), Off: off, Expect: expect, Data: data, Fua: fua}
+	m := &wirepb.CompareAndWriteRequest{Call: callOut(call), Off: off, Expect: expect, Data: data, Fua: fua,
+		Slot: call.Once.Slot, Serial: call.Once.Serial}
 	err = c.do(ctx, "compare and write", func(ctx context.Context, api wirepb.LayoutsClient) error {
 		reply, err := api.CompareAndWrite(ctx, m)
 		if err == nil {

@@ -202,7 +202,7 @@ func (c *ledger) CompareAndWrite(ctx context.Context, call protocol.Call, expect
 	if call.Epoch != c.epoch {
 		return -1, fmt.Errorf("call of %d: %w", call.Epoch, protocol.ErrStale)
 	}
-	return len(expect), c.enter(ctx, fmt.Sprintf("caw %d %v %d %v", call.Image, call.Retry, off, fua))
+	return len(expect), c.enter(ctx, fmt.Sprintf("caw %d %v %v %d %v", call.Image, call.Retry, call.Once, off, fua))
 }
 
 func (c *ledger) Copy(ctx context.Context, to protocol.Call, off int64, from protocol.Call, r layout.Range) error {

@@ -58,8 +58,8 @@ func TestCallsArriveWhole(t *testing.T) {
 		`create ` + key.String() + ` true "a" 77 true false`: func() error {
 			return c.Create(ctx, m, "a", protocol.CreateOptions{Size: 77, Thick: true, Progress: func(n int64) { progress = append(progress, n) }})
 		},
-		"caw 4 true 512 true": func() error {
-			at, err := c.CompareAndWrite(ctx, protocol.Call{Image: 4, Epoch: 5, Retry: true}, make([]byte, 1<<20), make([]byte, 1<<20), 512, true)
+		"caw 4 true {n2 7 8} 512 true": func() error {
+			at, err := c.CompareAndWrite(ctx, protocol.Call{Image: 4, Epoch: 5, Retry: true, Once: protocol.Once{Node: "another", Slot: 7, Serial: 8}}, make([]byte, 1<<20), make([]byte, 1<<20), 512, true)
 			if at != 1<<20 {
 				t.Error(at)
 			}

@@ -22,6 +22,8 @@ var errnoSense = map[syscall.Errno]sense{
 	syscall.ENOBUFS:   senseInsufficientBuffers,
 	syscall.ECANCELED: senseCommandTimeout,
 	syscall.ERANGE:    senseLBAOutOfRange,
+
+	syscall.ECONNABORTED: senseOutcomeUnknown,
 }
 
 // errnoStatus lists the errors that are a status and carry no sense data.

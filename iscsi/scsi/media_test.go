@@ -115,6 +115,7 @@ func TestMediaCommandsFailures(t *testing.T) {
 		{syscall.EIO, mediumError, 0x0C00, 0x1100},
 		{fmt.Errorf("lane 3: %w", syscall.EROFS), dataProtect, 0x2700, 0},
 		{syscall.ENODEV, notReady, 0x0412, 0},
+		{syscall.ECONNABORTED, abortedCommand, 0x0800, 0},
 		{errors.New("anything"), hardwareError, 0x4400, 0},
 	}
 	for _, f := range failures {

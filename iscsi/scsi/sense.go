@@ -56,6 +56,7 @@ var (
 	senseTargetFailure       = sense{key: hardwareError, code: 0x4400}
 	senseUnitCommunication   = sense{key: hardwareError, code: 0x0800}
 	senseCommandTimeout      = sense{key: abortedCommand, code: 0x2E02}
+	senseOutcomeUnknown      = sense{key: abortedCommand, code: 0x0800} // LOGICAL UNIT COMMUNICATION FAILURE
 	senseInsufficientBuffers = sense{key: abortedCommand, code: 0x5503}
 	senseWriteProtected      = sense{key: dataProtect, code: 0x2700}
 	senseSoftwareProtected   = sense{key: dataProtect, code: 0x2702}

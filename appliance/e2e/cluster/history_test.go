@@ -120,6 +120,8 @@ func (h *historian) run(stop <-chan struct{}) error {
 			o.unknown, done = true, math.MaxInt64
 		case err != nil:
 			return fmt.Errorf("client %d: %+v: %w", h.id, a, err)
+		case o.unknown:
+			done = math.MaxInt64
 		case a.verb == reading:
 			last[a.register] = o.value
 		}
@@ -169,6 +171,9 @@ func (h *historian) do(a access) (o outcome, err error) {
 			}
 			return o, nil
 		case answer.Key() == 0xE:
+			return o, nil
+		case answer.Key() == 0xB && a.verb == swapping: // aborted: the initiator has to look for itself
+			o.unknown = true
 			return o, nil
 		case answer.Status == scsi.Busy, answer.Key() == 6:
 		default:

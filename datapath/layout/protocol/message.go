@@ -5,6 +5,9 @@ import (
 	"crypto/rand"
 	"encoding/hex"
 	"errors"
+	"fmt"
+
+	"golang.org/x/sys/unix"
 
 	"lunar/datapath/layout"
 )
@@ -15,6 +18,13 @@ var ErrStale = errors.New("older than the current epoch or generation")
 // ErrUnreachable means that the coordinator did not answer: the connection was lost, or its time ran
 // out. The call may have taken effect. It is made again with the same key, and Retry set.
 var ErrUnreachable = errors.New("the coordinator did not answer")
+
+// ErrUnsent is an ErrUnreachable of a call that was not sent: it had no effect.
+var ErrUnsent = fmt.Errorf("not sent: %w", ErrUnreachable)
+
+// ErrOutcome means that a COMPARE AND WRITE may have taken effect, once, and that nobody can tell any more. It is
+// over: the initiator's command ends as aborted, and the initiator looks for itself.
+var ErrOutcome = fmt.Errorf("whether the compare and write took effect is unknown: read the blocks and decide: %w", unix.ECONNABORTED)
 
 // NodeID is a node's name.
 type NodeID string
@@ -40,6 +50,20 @@ type Call struct {
 	Epoch uint64
 	// Retry says that an earlier try of this call may have taken effect.
 	Retry bool
+	// Once names a COMPARE AND WRITE, and is the same in each of its tries.
+	Once Once
+}
+
+// MaxSlots bounds the slots of a node.
+const MaxSlots = 4096
+
+// Once names a COMPARE AND WRITE of a node, as the slots of NFSv4.1 do (RFC 8881 §2.10.6). A slot has one at a time:
+// a greater Serial on it says that the one before has ended, and that its result is not asked for any more.
+// Serial 0 is none: such a call cannot be made again.
+type Once struct {
+	Node   NodeID
+	Slot   uint32 // below MaxSlots
+	Serial uint64
 }
 
 // Meta goes with every change of the name space.

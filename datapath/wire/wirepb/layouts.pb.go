@@ -1172,12 +1172,16 @@ func (x *AcknowledgeRequest) GetEpoch() uint64 {
 }
 
 type CompareAndWriteRequest struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Call          *Call                  `protobuf:"bytes,1,opt,name=call,proto3" json:"call,omitempty"`
-	Off           int64                  `protobuf:"varint,2,opt,name=off,proto3" json:"off,omitempty"`
-	Expect        []byte                 `protobuf:"bytes,3,opt,name=expect,proto3" json:"expect,omitempty"`
-	Data          []byte                 `protobuf:"bytes,4,opt,name=data,proto3" json:"data,omitempty"`
-	Fua           bool                   `protobuf:"varint,5,opt,name=fua,proto3" json:"fua,omitempty"`
+	state  protoimpl.MessageState `protogen:"open.v1"`
+	Call   *Call                  `protobuf:"bytes,1,opt,name=call,proto3" json:"call,omitempty"`
+	Off    int64                  `protobuf:"varint,2,opt,name=off,proto3" json:"off,omitempty"`
+	Expect []byte                 `protobuf:"bytes,3,opt,name=expect,proto3" json:"expect,omitempty"`
+	Data   []byte                 `protobuf:"bytes,4,opt,name=data,proto3" json:"data,omitempty"`
+	Fua    bool                   `protobuf:"varint,5,opt,name=fua,proto3" json:"fua,omitempty"`
+	// Slot and serial name the call, in each of its tries: it is executed once in a term. A greater serial on a
+	// slot says that the call before is over.
+	Slot          uint32 `protobuf:"varint,6,opt,name=slot,proto3" json:"slot,omitempty"`
+	Serial        uint64 `protobuf:"varint,7,opt,name=serial,proto3" json:"serial,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1245,6 +1249,20 @@ func (x *CompareAndWriteRequest) GetFua() bool {
 		return x.Fua
 	}
 	return false
+}
+
+func (x *CompareAndWriteRequest) GetSlot() uint32 {
+	if x != nil {
+		return x.Slot
+	}
+	return 0
+}
+
+func (x *CompareAndWriteRequest) GetSerial() uint64 {
+	if x != nil {
+		return x.Serial
+	}
+	return 0
 }
 
 type CompareAndWriteReply struct {
@@ -2692,13 +2710,15 @@ const file_layouts_proto_rawDesc = "" +
 	"\rDetachRequest\x12\x16\n" +
 	"\x06holder\x18\x01 \x01(\rR\x06holder\"*\n" +
 	"\x12AcknowledgeRequest\x12\x14\n" +
-	"\x05epoch\x18\x01 \x01(\x04R\x05epoch\"\x91\x01\n" +
+	"\x05epoch\x18\x01 \x01(\x04R\x05epoch\"\xbd\x01\n" +
 	"\x16CompareAndWriteRequest\x12'\n" +
 	"\x04call\x18\x01 \x01(\v2\x13.lunar.wire.v1.CallR\x04call\x12\x10\n" +
 	"\x03off\x18\x02 \x01(\x03R\x03off\x12\x16\n" +
 	"\x06expect\x18\x03 \x01(\fR\x06expect\x12\x12\n" +
 	"\x04data\x18\x04 \x01(\fR\x04data\x12\x10\n" +
-	"\x03fua\x18\x05 \x01(\bR\x03fua\"6\n" +
+	"\x03fua\x18\x05 \x01(\bR\x03fua\x12\x12\n" +
+	"\x04slot\x18\x06 \x01(\rR\x04slot\x12\x16\n" +
+	"\x06serial\x18\a \x01(\x04R\x06serial\"6\n" +
 	"\x14CompareAndWriteReply\x12\x1e\n" +
 	"\n" +
 	"miscompare\x18\x01 \x01(\x03R\n" +
