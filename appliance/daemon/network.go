@@ -51,6 +51,8 @@ type fabric struct {
 	verdicts chan netft.Verdict // for Node.keepJudging
 	changed  chan struct{}      // of one: interfaces or networks have changed
 
+	telling sync.Mutex // one telling of peers and networks at a time, with what is known then
+
 	mu     sync.Mutex // guards what follows
 	net    *netft.Fabric
 	number uint16

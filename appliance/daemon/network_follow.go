@@ -50,13 +50,24 @@ func readNetworks(members []cluster.Member, n cluster.Networks) (*known, error) 
 // followNetworks hands to netft what the database says of peers and networks, and gives new networks a name there.
 func (m *membership) followNetworks(ctx context.Context) error {
 	return m.node.db.WatchNetworks(ctx, func(n cluster.Networks) error {
-		members := *m.members.Load()
+		members := m.tell(n)
 		if len(members) == 0 {
 			return nil // WatchMembers comes
 		}
-		m.node.tellFabric(members, n)
 		return m.node.settle(ctx, members, n)
 	})
+}
+
+// tell has netft follow the networks and the members. Two watches call it: members that were read before another call
+// would take away again the node that just joined, and with it its way to the database.
+func (m *membership) tell(n cluster.Networks) []cluster.Member {
+	m.node.fabric.telling.Lock()
+	defer m.node.fabric.telling.Unlock()
+	members := *m.members.Load()
+	if len(members) > 0 {
+		m.node.tellFabric(members, n)
+	}
+	return members
 }
 
 // tellFabric needs no database.
@@ -112,8 +123,8 @@ func (m *membership) networksOf(ctx context.Context) {
 		m.node.log.Warn("the nodes' interfaces are not known yet", "error", err)
 		return
 	}
-	m.node.tellFabric(*m.members.Load(), n)
-	if err := m.node.settle(ctx, *m.members.Load(), n); err != nil {
+	members := m.tell(n)
+	if err := m.node.settle(ctx, members, n); err != nil {
 		m.node.log.Warn("the networks' names were not stored", "error", err)
 	}
 }
