@@ -190,6 +190,9 @@ func TestOneFamily(t *testing.T) {
 	}
 }
 
+// calm is the longest time for which a path that flapped has to prove itself, and some.
+const calm = 75 * time.Second
+
 // TestFlapping pulls and plugs a cable all the time: the traffic stays away from it, and comes back when it is quiet.
 func TestFlapping(t *testing.T) {
 	long(t)
@@ -209,6 +212,7 @@ func TestFlapping(t *testing.T) {
 		time.Sleep(350 * time.Millisecond)
 	}
 	w.stalls(fmt.Sprintf("a cable pulled %d times", flaps), began, time.Second)
+	check(t, lab.Poll(calm, func() error { return b.over(w.second, b.Nodes[1]) }))
 	b.awaitRoutes(w.second, b.Nodes...)
 	t.Logf("back over %s %v after the last", w.second, time.Since(began).Round(time.Millisecond)-6*time.Second)
 	for _, n := range b.Nodes {

@@ -168,23 +168,26 @@ func (b *bench) prefer(segment *lab.Network) string {
 func (b *bench) awaitRoutes(network string, nodes ...*lab.ClusterNode) {
 	b.t.Helper()
 	for _, n := range nodes {
-		check(b.t, lab.Poll(settle, func() error {
-			h, err := n.API.Heartbeats(b.ctx)
-			if err != nil {
-				return err
-			}
-			over := map[string]bool{}
-			for i := range h.Paths {
-				if p := &h.Paths[i]; p.Route && p.Network == network {
-					over[p.Peer] = true
-				}
-			}
-			if len(over) != len(b.Nodes)-1 {
-				return fmt.Errorf("node %s reaches %d nodes over %s: %+v", n.Name, len(over), network, h.Paths)
-			}
-			return nil
-		}))
+		check(b.t, lab.Poll(settle, func() error { return b.over(network, n) }))
 	}
+}
+
+// over is an error unless all of a node's traffic goes over the network.
+func (b *bench) over(network string, n *lab.ClusterNode) error {
+	h, err := n.API.Heartbeats(b.ctx)
+	if err != nil {
+		return err
+	}
+	over := map[string]bool{}
+	for i := range h.Paths {
+		if p := &h.Paths[i]; p.Route && p.Network == network {
+			over[p.Peer] = true
+		}
+	}
+	if len(over) != len(b.Nodes)-1 {
+		return fmt.Errorf("node %s reaches %d nodes over %s: %+v", n.Name, len(over), network, h.Paths)
+	}
+	return nil
 }
 
 // connections are the node's established ones to others' cluster addresses, as ss tells both ends, with the socket's inode. What nobody has
