@@ -75,7 +75,21 @@ func (s *show) perform(ctx context.Context, a act) error {
 		s.struck = nil
 	}
 	fmt.Printf("  %-26s %s after %s\n", "", about.Name+" is whole again", ms(time.Since(back)))
-	return nil
+	return s.settle(about.Name)
+}
+
+// settleLimit is for the commands that were sent to a struck node.
+const settleLimit = 30 * time.Second
+
+// settle waits for them: TCP sends again late what was lost with a network, and the next act would be blamed.
+func (s *show) settle(path string) error {
+	now := time.Now()
+	return lab.Poll(settleLimit, func() error {
+		if s.fleet.Record.Pending(path, now) {
+			return fmt.Errorf("a command to %s has not ended", path)
+		}
+		return nil
+	})
 }
 
 func (s *show) judge(name string, kind load.Kind, took, bar time.Duration) {

@@ -135,6 +135,18 @@ func (r *Record) Longest(kind Kind, from, to time.Time, keep func(path string) b
 	return longest
 }
 
+// Pending tells whether an operation by a path that began before a time has not ended.
+func (r *Record) Pending(path string, before time.Time) bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for o := range r.under {
+		if o.Path == path && o.Start.Before(before) {
+			return true
+		}
+	}
+	return false
+}
+
 // First is how long after from the first operation of a kind ended that had begun after it, or was under
 // way then; 0 if there is none.
 func (r *Record) First(kind Kind, from time.Time) time.Duration {
