@@ -26,10 +26,6 @@ const (
 	historyTime = 6 * time.Second
 	pace        = 2 * time.Millisecond
 	judgeLimit  = 2 * time.Minute
-	// retried is how long a COMPARE AND WRITE takes at least that was sent to two coordinators. If the first one executed it
-	// and died before it answered, and another client wrote after that, the second one sees a miscompare: that answer tells
-	// nothing of whether the command took effect.
-	retried = 30 * time.Millisecond
 )
 
 // access is a client's operation on a register, and what came of it.
@@ -128,8 +124,6 @@ func (h *historian) run(stop <-chan struct{}) error {
 			done = math.MaxInt64
 		case a.verb == reading:
 			last[a.register] = o.value
-		case a.verb == swapping && !o.swapped:
-			o.unknown = done-int64(call) > int64(retried)
 		}
 		if a.verb == reading && o.unknown {
 			continue
