@@ -187,7 +187,7 @@ func verdictsInTime(t *testing.T, ob *observer, died map[uint16]time.Duration, p
 		longest = max(longest, at-when)
 	}
 	t.Logf("%d nodes lost, the last after %v; threshold %v", len(last.Lost), longest, p.Threshold())
-	if limit := p.Threshold() + p.Period + 400*time.Millisecond; longest > limit { // of a busy machine
+	if limit := p.Threshold() + p.Period + 5*time.Second; longest > limit { // of a busy machine
 		t.Errorf("lost after %v, want at most %v", longest, limit)
 	}
 }

