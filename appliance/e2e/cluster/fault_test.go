@@ -1,6 +1,7 @@
 package cluster
 
 import (
+	"errors"
 	"net"
 	"os"
 	"strconv"
@@ -119,11 +120,25 @@ func TestGuardDies(t *testing.T) {
 	w.bar(load.Redirected, failoverBar, nil)
 	w = b.open()
 	coordinator.Kill()
-	b.successor(coordinator)
-	took := time.Since(w.from)
-	t.Logf("kill -9 under the new guard: another coordinator after %v", took.Round(time.Millisecond))
-	if took > 1500*time.Millisecond {
-		t.Error("the new guard proved nothing: the lease was waited for")
+	next := b.successor(coordinator)
+	t.Logf("kill -9 under the new guard: another coordinator after %v", time.Since(w.from).Round(time.Millisecond))
+	proof := ""
+	check(t, lab.Poll(10*time.Second, func() error {
+		err := next.API.Log(b.ctx, "", false, func(e api.Event) error {
+			if e.Kind == "node.fenced" && strings.Contains(e.Text, "node "+coordinator.Name+" ") {
+				proof = e.Text
+			}
+			return nil
+		})
+		if err == nil && proof == "" {
+			err = errors.New("the log does not tell of the fencing")
+		}
+		return err
+	}))
+	if proved := strings.Contains(proof, "its guard proved it"); !proved && slack() == 0 {
+		t.Errorf("the new guard proved nothing: %s", proof)
+	} else if !proved {
+		t.Log("the lease ended before the new guard's proof: ", proof) // a busy machine
 	}
 	check(t, coordinator.Restart(b.ctx))
 	b.finish()
