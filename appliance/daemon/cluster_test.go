@@ -247,6 +247,7 @@ func TestEvictANodeThatIsOff(t *testing.T) {
 	if s, err := last.start().Cluster(ctx); err != nil || s.ID != "" || s.Nodes[0].State != api.NodeUp {
 		t.Fatalf("cluster %+v, %v", s, err)
 	}
+	c.all[1].stop() // the only voter ends last
 }
 
 // TestEvictedNodeLivesOn: an eviction by order would end this process, which is the node's.
@@ -273,6 +274,7 @@ func TestEvictedNodeLivesOn(t *testing.T) {
 	if all, err := one.Nodes(ctx); err != nil || len(all) != 2 {
 		t.Fatalf("nodes %+v, %v", all, err)
 	}
+	c.all[1].stop() // the only voter ends last
 }
 
 // share makes a volume with an image, exported by every node.

@@ -73,7 +73,7 @@ func TestThreeNodes(t *testing.T) {
 	c := newNodes(t, 3)
 	defer c.stop()
 	first := c.all[0]
-	ctx, cancel := context.WithTimeout(t.Context(), 40*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), 3*time.Minute)
 	defer cancel()
 	_, err := first.client.AddVolume(ctx, api.AddVolume{Device: c.loops[0].Path, Format: "xfs"})
 	refused(t, err, api.Refused, "cannot be fenced", "--allow-unfenced")
