@@ -171,9 +171,7 @@ func TestNetworkLost(t *testing.T) {
 func TestOneFamily(t *testing.T) {
 	for _, family := range []lab.Family{lab.IPv4, lab.IPv6} {
 		t.Run(fmt.Sprintf("IPv%d", family), func(t *testing.T) {
-			if family == lab.IPv6 {
-				long(t)
-			}
+			long(t)
 			b := newBenchOf(t, lab.ClusterConfig{Nodes: 2, Second: true, Family: family})
 			st, err := b.Nodes[0].API.Cluster(b.ctx)
 			check(t, err)

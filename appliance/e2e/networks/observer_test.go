@@ -35,6 +35,7 @@ func suspicions(n *lab.ClusterNode, from int) (out []string) {
 // TestObserver stops a node's daemon for 3 s, six times its threshold, and keeps all processors busy: nobody that lives
 // is suspected by it.
 func TestObserver(t *testing.T) {
+	long(t)
 	b := newBenchOf(t, lab.ClusterConfig{Nodes: 3, Second: true, Lease: "10s", Extra: fast})
 	b.awaitNetwork(b.Network, api.NetworkUp, b.Nodes...)
 	b.awaitNetwork(b.Second, api.NetworkUp, b.Nodes...)
