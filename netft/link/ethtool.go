@@ -4,7 +4,6 @@ import (
 	"encoding/binary"
 	"math"
 
-	"github.com/vishvananda/netlink"
 	"github.com/vishvananda/netlink/nl"
 	"golang.org/x/sys/unix"
 )
@@ -17,13 +16,29 @@ const (
 	attrHeadIndex      = 1
 )
 
+// genericHeader is struct genlmsghdr. nl.Genlmsg has two bytes and is sent as four: it reads what follows it in memory.
+type genericHeader [nl.SizeofGenlmsg]byte
+
+// Len and Serialize implement nl.NetlinkRequestData.
+func (h genericHeader) Len() int          { return len(h) }
+func (h genericHeader) Serialize() []byte { return h[:] }
+
 // ethtoolFamily is the number of the generic netlink family, 0 in a kernel without it (before 5.6).
 func ethtoolFamily() int {
-	f, err := netlink.GenlFamilyGet("ethtool")
-	if err != nil {
+	ask := nl.NewNetlinkRequest(nl.GENL_ID_CTRL, 0)
+	ask.AddData(genericHeader{nl.GENL_CTRL_CMD_GETFAMILY, nl.GENL_CTRL_VERSION})
+	ask.AddData(nl.NewRtAttr(nl.GENL_CTRL_ATTR_FAMILY_NAME, nl.ZeroTerminated("ethtool")))
+	answers, err := ask.Execute(unix.NETLINK_GENERIC, 0)
+	if err != nil || len(answers) == 0 || len(answers[0]) < nl.SizeofGenlmsg {
 		return 0
 	}
-	return int(f.ID)
+	family := 0
+	attributes(answers[0][nl.SizeofGenlmsg:], func(kind uint16, value []byte) {
+		if kind == nl.GENL_CTRL_ATTR_FAMILY_ID && len(value) == 2 {
+			family = int(binary.NativeEndian.Uint16(value))
+		}
+	})
+	return family
 }
 
 // ethtoolSpeeds are the speeds of all interfaces that tell, in Mbit/s by index. It returns what it
@@ -34,7 +49,7 @@ func ethtoolSpeeds(family int) map[int]uint32 {
 		return speeds
 	}
 	ask := nl.NewNetlinkRequest(family, unix.NLM_F_DUMP)
-	ask.AddData(&nl.Genlmsg{Command: msgLinkModesGet, Version: 1})
+	ask.AddData(genericHeader{msgLinkModesGet, 1})
 	ask.AddData(nl.NewRtAttr(attrLinkModesHead|unix.NLA_F_NESTED, nil))
 	answers, err := ask.Execute(unix.NETLINK_GENERIC, 0)
 	if err != nil {
