@@ -46,6 +46,15 @@ func TestClusterOfNone(t *testing.T) {
 	refused(t, err, api.NotFound, "node list")
 }
 
+// loggedOut waits until a node has taken notice that its initiators are gone.
+func loggedOut(t *testing.T, c *api.Client) {
+	t.Helper()
+	eventually(t, 5*time.Second, "the initiators are logged out", func() bool {
+		s, err := c.Sessions(t.Context())
+		return err == nil && len(s.Sessions) == 0
+	})
+}
+
 func TestInitKeepsWhatIsExported(t *testing.T) {
 	b := newBench(t).inCluster()
 	c, ctx := b.start(), t.Context()
@@ -53,6 +62,7 @@ func TestInitKeepsWhatIsExported(t *testing.T) {
 	before, err := c.Targets(ctx)
 	must(t, err)
 	must(t, qemuIO(t, b.portal(), "", "write -P 7 1M 64k", "flush"))
+	loggedOut(t, c)
 
 	s, err := c.InitCluster(ctx)
 	must(t, err)
@@ -65,10 +75,12 @@ func TestInitKeepsWhatIsExported(t *testing.T) {
 		t.Fatalf("targets before %+v\nafter %+v", before, after)
 	}
 	must(t, qemuIO(t, b.portal(), "", "read -P 7 1M 64k", "write -P 8 2M 64k"))
+	loggedOut(t, c)
 	_, err = c.InitCluster(ctx)
 	refused(t, err, api.Exists, "in a cluster already")
 	refused(t, c.LeaveCluster(ctx, api.Leave{}), api.Busy, "last node", "--force")
 	must(t, qemuIO(t, b.portal(), "", "read -P 8 2M 64k"))
+	loggedOut(t, c)
 
 	m, err := c.MoveVolume(ctx, "Volume1", "n1")
 	if err != nil || m.Node != "n1" {
