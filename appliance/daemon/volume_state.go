@@ -97,6 +97,7 @@ func (v *volumeState) offLine(ctx context.Context, reason string) error {
 	if !stays {
 		v.parts, v.reason = nil, reason
 		v.seat.Store(nil)
+		v.node.forgetPath(v.id) // again: who had borrowed the parts may have told of the path since
 	}
 	return errors.Join(err, closed)
 }

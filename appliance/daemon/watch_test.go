@@ -238,3 +238,30 @@ func limit(t *testing.T, path string, size uint64) {
 	info.Sizelimit = size
 	must(t, unix.IoctlLoopSetStatus64(int(f.Fd()), info))
 }
+
+// TestPathForgottenBesideALook: a volume that goes off line while a look at it is under way leaves no word of its path,
+// for which an eject on another node would wait for ever.
+func TestPathForgottenBesideALook(t *testing.T) {
+	b := newBench(t)
+	c, ctx := b.start(), t.Context()
+	_, err := c.AddVolume(ctx, api.AddVolume{Device: b.disk(), Format: "xfs"})
+	must(t, err)
+	n := b.daemon.node
+	v := n.sortedVolumes()[0]
+	p, release := v.borrow()
+	done := make(chan error)
+	go func() { done <- v.offLine(ctx, ejected) }()
+	eventually(t, 5*time.Second, "the volume waits for the look", func() bool {
+		p, release := v.tryBorrow()
+		release()
+		return p == nil
+	})
+	n.publishPath(v, p)
+	release()
+	must(t, <-done)
+	eventually(t, 5*time.Second, "the path is forgotten", func() bool {
+		view, err := n.membership.Load().elections.View(ctx)
+		_, told := view.Nodes[n.name].Paths[v.id]
+		return err == nil && !told
+	})
+}
