@@ -259,9 +259,15 @@ func TestPathForgottenBesideALook(t *testing.T) {
 	n.publishPath(v, p)
 	release()
 	must(t, <-done)
-	eventually(t, 5*time.Second, "the path is forgotten", func() bool {
-		view, err := n.membership.Load().elections.View(ctx)
-		_, told := view.Nodes[n.name].Paths[v.id]
-		return err == nil && !told
+	m := n.membership.Load()
+	m.session.SetPath("later", true)
+	var paths map[string]bool
+	eventually(t, 5*time.Second, "what is said later is told", func() bool {
+		view, err := m.elections.View(ctx)
+		paths = view.Nodes[n.name].Paths
+		return err == nil && paths["later"]
 	})
+	if _, told := paths[v.id]; told {
+		t.Errorf("the node still tells of its path to a volume that is off line: %v", paths)
+	}
 }
