@@ -98,7 +98,8 @@ func TestConnectionsOutliveTheirNetwork(t *testing.T) {
 				if sent(a, "eth1") < before+50 {
 					t.Error("the traffic did not go over the other network")
 				}
-				if cut.detect > 0 && max(stallThere, stallBack) < cut.detect {
+				// Half, since what is under way when the network is cut may still arrive.
+				if cut.detect > 0 && max(stallThere, stallBack) < cut.detect/2 {
 					t.Errorf("no stall before the routes moved: the network was not cut")
 				}
 				t.Logf("stall %v and %v, of which %v until the routes moved", stallThere, stallBack, cut.detect)
