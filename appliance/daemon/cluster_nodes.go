@@ -146,26 +146,15 @@ func (n *Node) DrainNode(ctx context.Context, name string) (api.Drained, error) 
 }
 
 func (n *Node) awaitDrained(ctx context.Context, e *cluster.Coordinators, name string) (*cluster.View, error) {
-	ctx, cancel := context.WithTimeout(ctx, nodeDrainLimit)
-	defer cancel()
-	tick := time.NewTicker(nodePoll)
-	defer tick.Stop()
-	for {
-		view, err := e.View(ctx)
-		if err != nil {
-			return nil, refusal(err)
-		}
+	view, err := awaitView(ctx, e, nodeDrainLimit, func(view *cluster.View) bool {
 		moving := slices.DeleteFunc(seatsOf(view, name), func(id string) bool { return !othersCan(view, id, name) })
-		if len(moving) == 0 && settled(view) {
-			return view, nil
-		}
-		select {
-		case <-tick.C:
-		case <-ctx.Done():
-			return nil, api.Errorf(api.Busy, "node %s still coordinates %d volumes; they go on moving", name, len(seatsOf(view, name))).
-				WithHint("`lunarctl node show %s` tells how far it is; `lunarctl node resume %s` calls it off", name, name)
-		}
+		return len(moving) == 0 && settled(view)
+	})
+	if isLate(err) {
+		return nil, api.Errorf(api.Busy, "node %s still coordinates %d volumes; they go on moving", name, len(seatsOf(view, name))).
+			WithHint("`lunarctl node show %s` tells how far it is; `lunarctl node resume %s` calls it off", name, name)
 	}
+	return view, refusal(err)
 }
 
 // seatsOf lists the volumes that a node coordinates.

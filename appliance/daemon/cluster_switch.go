@@ -130,11 +130,7 @@ func (n *Node) takeUp(ctx context.Context) {
 func (n *Node) forgetGone(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, databaseTimeout)
 	defer cancel()
-	volumes, err := n.db.Volumes(ctx)
-	if err != nil {
-		return err
-	}
-	targets, err := n.db.Targets(ctx)
+	volumes, targets, err := n.recorded(ctx)
 	if err != nil {
 		return err
 	}

@@ -2,9 +2,11 @@ package daemon
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
+	"time"
 
 	"lunar/appliance/api"
 	"lunar/appliance/cluster"
@@ -53,6 +55,38 @@ func (m *membership) viewChanged(v *cluster.View) {
 	}
 	m.node.tellPeers()
 	m.node.followStates()
+}
+
+// viewPoll is between the looks of awaitView.
+const viewPoll = 20 * time.Millisecond
+
+// viewLate is the context's error when the elections did not come to what awaitView waits for.
+type viewLate struct{ error }
+
+func (l viewLate) Unwrap() error { return l.error }
+
+func isLate(err error) bool {
+	var late viewLate
+	return errors.As(err, &late)
+}
+
+// awaitView looks at the elections until done has what it wants, for limit. The view is the last one that done saw.
+func awaitView(ctx context.Context, e *cluster.Coordinators, limit time.Duration, done func(*cluster.View) bool) (*cluster.View, error) {
+	ctx, cancel := context.WithTimeout(ctx, limit)
+	defer cancel()
+	tick := time.NewTicker(viewPoll)
+	defer tick.Stop()
+	for {
+		view, err := e.View(ctx)
+		if err != nil || done(view) {
+			return view, err
+		}
+		select {
+		case <-tick.C:
+		case <-ctx.Done():
+			return view, viewLate{ctx.Err()}
+		}
+	}
 }
 
 // seatOf is nil while the volume is off line here: then this node says that it has no path, and wins nothing.

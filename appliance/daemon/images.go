@@ -36,16 +36,21 @@ func (n *Node) imageOf(v *volumeState, s protocol.Stat) api.Image {
 
 // Images implements server.Images; a volume that is not on line has none in the list of all.
 func (n *Node) Images(ctx context.Context, volume string) ([]api.Image, error) {
+	return listed(ctx, n, volume, n.imagesOn)
+}
+
+// listed is what on lists of a volume, or of all volumes that are on line when none is named.
+func listed[T any](ctx context.Context, n *Node, volume string, on func(ctx context.Context, volume string) ([]T, error)) ([]T, error) {
 	if volume != "" {
-		return n.imagesOn(ctx, volume)
+		return on(ctx, volume)
 	}
-	out := []api.Image{}
+	out := []T{}
 	for _, v := range n.sortedVolumes() {
-		images, err := n.imagesOn(ctx, n.record(v).Name)
+		some, err := on(ctx, n.record(v).Name)
 		if err != nil && api.CodeOf(err) != api.Unavailable {
 			return nil, err
 		}
-		out = append(out, images...)
+		out = append(out, some...)
 	}
 	return out, nil
 }

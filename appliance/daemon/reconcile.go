@@ -50,17 +50,21 @@ func (n *Node) reconcile(ctx context.Context) error {
 		return err
 	}
 	defer end()
-	volumes, err := n.db.Volumes(ctx)
-	if err != nil {
-		return err
-	}
-	targets, err := n.db.Targets(ctx)
+	volumes, targets, err := n.recorded(ctx)
 	if err != nil {
 		return err
 	}
 	err = errors.Join(n.takeAway(ctx, targets), n.reconcileVolumes(ctx, volumes), n.addTargets(ctx, targets))
 	n.followStates()
 	return err
+}
+
+// recorded is what the cluster's database says that there is.
+func (n *Node) recorded(ctx context.Context) (volumes []cluster.Volume, targets []cluster.Target, err error) {
+	if volumes, err = n.db.Volumes(ctx); err == nil {
+		targets, err = n.db.Targets(ctx)
+	}
+	return volumes, targets, err
 }
 
 // takeAway withdraws targets and LUNs that are no more.

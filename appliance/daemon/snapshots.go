@@ -15,18 +15,7 @@ import (
 
 // Snapshots implements server.Snapshots; a volume that is not on line has none in the list of all.
 func (n *Node) Snapshots(ctx context.Context, volume string) ([]api.Snapshot, error) {
-	if volume != "" {
-		return n.snapshotsOn(ctx, volume)
-	}
-	out := []api.Snapshot{}
-	for _, v := range n.sortedVolumes() {
-		some, err := n.snapshotsOn(ctx, n.record(v).Name)
-		if err != nil && api.CodeOf(err) != api.Unavailable {
-			return nil, err
-		}
-		out = append(out, some...)
-	}
-	return out, nil
+	return listed(ctx, n, volume, n.snapshotsOn)
 }
 
 func (n *Node) snapshotsOn(ctx context.Context, volume string) ([]api.Snapshot, error) {

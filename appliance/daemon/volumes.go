@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"strings"
 	"sync"
-	"time"
 
 	"lunar/appliance/api"
 	"lunar/appliance/cluster"
@@ -205,51 +204,29 @@ func (n *Node) lastOne(ctx context.Context, v *volumeState) error {
 	if err := n.ejecting(ctx, v, true); err != nil {
 		return err
 	}
-	ctx, cancel := context.WithTimeout(ctx, coordinatorLimit)
-	defer cancel()
-	tick := time.NewTicker(20 * time.Millisecond)
-	defer tick.Stop()
-	for {
-		view, err := n.membership.Load().elections.View(ctx)
-		if err != nil {
-			return err
-		}
-		other := ""
+	other := ""
+	_, err := awaitView(ctx, n.membership.Load().elections, coordinatorLimit, func(view *cluster.View) bool {
+		other = ""
 		for _, p := range view.Nodes {
 			if _, takesPart := p.Paths[v.id]; takesPart && p.Node != n.name {
 				other = p.Node
 			}
 		}
-		if other == "" {
-			return nil
-		}
-		select {
-		case <-tick.C:
-		case <-ctx.Done():
-			return fmt.Errorf("node %s still uses volume %s: %w", other, v.name(), ctx.Err())
-		}
+		return other == ""
+	})
+	if isLate(err) {
+		return fmt.Errorf("node %s still uses volume %s: %w", other, v.name(), err)
 	}
+	return err
 }
 
 // awaitVacant returns when no node has the volume mounted any more.
 func (n *Node) awaitVacant(ctx context.Context, volumeID string) error {
-	ctx, cancel := context.WithTimeout(ctx, coordinatorLimit)
-	defer cancel()
-	tick := time.NewTicker(20 * time.Millisecond)
-	defer tick.Stop()
-	for {
-		view, err := n.membership.Load().elections.View(ctx)
-		if err != nil {
-			return err
-		}
-		c := view.Seats[volumeID].Coordinator
-		if c == nil {
-			return nil
-		}
-		select {
-		case <-tick.C:
-		case <-ctx.Done():
-			return fmt.Errorf("the volume is ejected, but node %s has not unmounted it yet: %w", c.Node, ctx.Err())
-		}
+	view, err := awaitView(ctx, n.membership.Load().elections, coordinatorLimit, func(view *cluster.View) bool {
+		return view.Seats[volumeID].Coordinator == nil
+	})
+	if isLate(err) {
+		return fmt.Errorf("the volume is ejected, but node %s has not unmounted it yet: %w", view.Seats[volumeID].Coordinator.Node, err)
 	}
+	return err
 }

@@ -30,20 +30,25 @@ func (c *Coordinator) inName(p, operation string, fn func() error) (err error) {
 }
 
 // changeName is inName for a change of this term. It waits for the barrier first: nodes attach meanwhile.
-func (c *Coordinator) changeName(ctx context.Context, m protocol.Meta, p, operation string, fn func() error) (err error) {
+func (c *Coordinator) changeName(ctx context.Context, m protocol.Meta, p, operation string, fn func() error) error {
 	if err := checkPath(p); err != nil {
 		return err
 	}
+	return c.changeOf(ctx, m, "image "+p, operation, fn)
+}
+
+// changeOf is changeName for what is named in words.
+func (c *Coordinator) changeOf(ctx context.Context, m protocol.Meta, what, operation string, fn func() error) (err error) {
 	if err := c.enterFor(m.Epoch); err != nil {
-		return explain(p, operation, err)
+		return explainOf(what, operation, err)
 	}
 	defer c.exit(&err)
 	if err := c.changeable(ctx); err != nil {
-		return explain(p, operation, err)
+		return explainOf(what, operation, err)
 	}
 	c.names.Lock()
 	defer c.names.Unlock()
-	return explain(p, operation, fn())
+	return explainOf(what, operation, fn())
 }
 
 // Create makes an image, and the folders above it. It appears whole or not at all, also after a

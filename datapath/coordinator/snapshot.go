@@ -63,21 +63,12 @@ func checkSnapshotOf(paths []string) error {
 }
 
 // changeSnapshot is changeName for what is about a snapshot.
-func (c *Coordinator) changeSnapshot(ctx context.Context, m protocol.Meta, name, operation string, fn func() error) (err error) {
+func (c *Coordinator) changeSnapshot(ctx context.Context, m protocol.Meta, name, operation string, fn func() error) error {
 	what := "snapshot " + name
 	if err := protocol.CheckSnapshotName(name); err != nil {
 		return explainOf(what, operation, err)
 	}
-	if err := c.enterFor(m.Epoch); err != nil {
-		return explainOf(what, operation, err)
-	}
-	defer c.exit(&err)
-	if err := c.changeable(ctx); err != nil {
-		return explainOf(what, operation, err)
-	}
-	c.names.Lock()
-	defer c.names.Unlock()
-	return explainOf(what, operation, fn())
+	return c.changeOf(ctx, m, what, operation, fn)
 }
 
 // set is a snapshot in the making. All its files lie in one folder, which gets its name at the end.
