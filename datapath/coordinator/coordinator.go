@@ -40,6 +40,8 @@ type Options struct {
 	// when the node did not answer a recall in time, again and again until it succeeds. Without it a
 	// recall that fails fails the change. Its context ends with the term.
 	Fence func(ctx context.Context, node protocol.NodeID) error
+	// Withheld begins the term as after Withhold.
+	Withheld bool
 	// Failed is told, once, that this node cannot go on with the volume: its path to the device or the
 	// file system is gone, or there is a later term. The term has ended then: every call, also those under
 	// way, fails with ErrStaleEpoch. Failed does not block and calls nothing of the Coordinator; its
@@ -102,6 +104,7 @@ type Coordinator struct {
 	tries tries
 
 	unshareable atomic.Bool // the file system said that it cannot share blocks
+	withheld    atomic.Bool // between Withhold and Grant
 
 	mu      sync.Mutex // guards images and what follows
 	images  map[protocol.ImageID]*image
@@ -158,6 +161,7 @@ func newCoordinator(dev *device.Device, m *mount, end int64, o Options) *Coordin
 		term: protocol.NewTerm(o.Epoch, o.Members), fencing: map[protocol.NodeID]bool{}, barrier: make(chan struct{}),
 		tries: tries{nodes: map[protocol.NodeID]map[uint32]*try{}}}
 	c.life, c.endLife = context.WithCancel(context.Background())
+	c.withheld.Store(o.Withheld)
 	switch {
 	case c.term.Passed():
 		close(c.barrier)

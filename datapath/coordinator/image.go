@@ -265,5 +265,8 @@ func (im *image) grant(r layout.Range, ends uint64) protocol.Grant {
 	g := protocol.Grant{Call: im.call(), Generation: im.table.NextGeneration(), Size: im.layout.Size(),
 		Range: r, Ends: ends, Free: im.c.free()}
 	g.Extents = im.table.Grantable(slices.Collect(im.layout.In(r)))
+	if im.c.withheld.Load() {
+		g.Extents = withoutBlocks(g.Extents)
+	}
 	return g
 }
