@@ -258,3 +258,30 @@ func TestRestartTakesThePort(t *testing.T) {
 	l.still(b)
 	first.end()
 }
+
+// A database that was put back gives an incarnation's number again: what the guard before says of the earlier one is
+// no word about the present one.
+func TestNumberGivenAgain(t *testing.T) {
+	l, b := newLab(t), mapped(t)
+	c := l.ca.client("other")
+	first := l.start("victim", 5)
+	first.signal(unix.SIGKILL)
+	_ = first.cmd.Wait()
+	unmounted(t, l.path)
+	l.still(b)
+	second := l.start("victim", 5)
+	defer second.end()
+	for until := time.Now().Add(10 * time.Second); unix.Kill(first.guard, 0) == nil; time.Sleep(5 * time.Millisecond) {
+		if time.Now().After(until) {
+			t.Fatal("the first guard still has the port")
+		}
+	}
+	words, err := l.ask(c, 5, 20*time.Second)
+	l.must(err)
+	t.Log(words)
+	if strings.Contains(words, "earlier guard") {
+		t.Error("the second daemon is called dead by the word about the first")
+	}
+	l.still(b)
+	first.end()
+}

@@ -4,10 +4,12 @@ import (
 	"bufio"
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"syscall"
 	"testing"
@@ -103,6 +105,41 @@ func TestKillsAStoppedDaemonAtItsDeadline(t *testing.T) {
 		t.Fatal("killed before its deadline, after", took)
 	}
 	until(t, lines, "the daemon is gone")
+}
+
+// A daemon is stopped, and its guard dies before it can do anything: the kernel's timer is left.
+func TestStoppedWithoutAGuard(t *testing.T) {
+	const ahead, limit = 600 * time.Millisecond, 10 * time.Second
+	began := Now()
+	cmd, _ := child(t, ahead.String())
+	if err := cmd.Process.Signal(syscall.SIGSTOP); err != nil {
+		t.Fatal(err)
+	}
+	killGuards(t, cmd.Process.Pid)
+	late := time.AfterFunc(limit, func() { _ = cmd.Process.Kill() })
+	defer late.Stop()
+	_ = cmd.Wait()
+	if took := Now() - began; took < ahead || took >= limit {
+		t.Fatal("killed after", took)
+	}
+}
+
+// killGuards ends the children of a process.
+func killGuards(t *testing.T, pid int) {
+	t.Helper()
+	files, _ := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/children", pid))
+	killed := 0
+	for _, f := range files {
+		text, _ := os.ReadFile(f)
+		for _, word := range strings.Fields(string(text)) {
+			if n, err := strconv.Atoi(word); err == nil && unix.Kill(n, unix.SIGKILL) == nil {
+				killed++
+			}
+		}
+	}
+	if killed != 1 {
+		t.Fatalf("process %d had %d guards", pid, killed)
+	}
 }
 
 func TestNoticesDeath(t *testing.T) {

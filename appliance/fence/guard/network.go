@@ -101,8 +101,12 @@ func (n *network) bind(address string) net.Listener {
 	}
 }
 
-// takeOver asks the holder of the port for it, and keeps what it says of the incarnations before.
+// takeOver asks the holder of the port for it, and keeps what it says of the incarnations before. It does so when its own
+// daemon has an incarnation: from then on what is said of others can be told from that.
 func (n *network) takeOver(address string) error {
+	if first, _ := n.s.word.incarnations(); first == 0 {
+		return errors.New("the daemon has no session yet")
+	}
 	ctx, cancel := context.WithTimeout(context.Background(), proveLimit)
 	defer cancel()
 	a, err := call(ctx, address, n.identity.Load().clientTLS(), order{verb: verbYield})
@@ -115,12 +119,17 @@ func (n *network) takeOver(address string) error {
 	return nil
 }
 
-// inherited is what the guard before has said of an incarnation.
-func (n *network) inherited(incarnation uint64) (answer, bool) {
+// inherited is what the guard before has said of an incarnation. It says nothing of those of this guard's own daemon, from
+// first on, whatever their numbers: a database that was put back gives numbers again.
+func (n *network) inherited(incarnation, first uint64) (answer, bool) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	a := n.earlier
-	return a, a.latest != 0 && a.first <= incarnation && incarnation <= a.latest
+	if a.latest == 0 || first == 0 {
+		return a, false
+	}
+	a.latest = min(a.latest, first-1)
+	return a, a.first <= incarnation && incarnation <= a.latest
 }
 
 // answer serves one connection, for one order.

@@ -87,6 +87,7 @@ type Guard struct {
 
 	shared sync.RWMutex // guards word against its end
 	word   *word        // nil after Close
+	stop   *backstop
 	cmd    *exec.Cmd
 	report Report
 	ended  chan struct{}
@@ -141,9 +142,13 @@ func start(o Options) (g *Guard, err error) {
 	}
 	parent := os.NewFile(uintptr(fd), "daemon")
 	open = append(open, parent)
-	g = &Guard{socket: ours, lock: rand.Int64N(maxLock), word: w, cmd: o.command(theirs, file, parent), ended: make(chan struct{})}
-	if err := g.cmd.Start(); err != nil {
+	stop, err := newBackstop()
+	if err != nil {
 		return nil, errors.Join(err, ours.Close(), w.close())
+	}
+	g = &Guard{socket: ours, lock: rand.Int64N(maxLock), word: w, stop: stop, cmd: o.command(theirs, file, parent), ended: make(chan struct{})}
+	if err := g.cmd.Start(); err != nil {
+		return nil, errors.Join(err, ours.Close(), w.close(), stop.drop())
 	}
 	go func() {
 		defer close(g.ended)
@@ -204,14 +209,18 @@ func (g *Guard) over(err error) bool {
 }
 
 // Renew moves the deadline to an instant of [Now]. An earlier one than was given before changes nothing.
-// Without any call there is no deadline.
+// Without any call there is no deadline. The kernel's timer follows, also when the guard is lost: it binds the daemon until
+// another one is there.
 func (g *Guard) Renew(deadline time.Duration) error {
-	was := time.Duration(1)
-	g.withWord(func(w *word) { was = w.renew(deadline) })
+	was, err := time.Duration(1), error(nil)
+	g.withWord(func(w *word) {
+		was = w.renew(deadline)
+		err = g.stop.follow(w)
+	})
 	if was != 0 {
-		return nil
+		return err
 	}
-	return g.ask(request{Op: opNudge}, -1)
+	return errors.Join(err, g.ask(request{Op: opNudge}, -1))
 }
 
 // withWord does nothing after Close: the word is not there any more.
@@ -226,8 +235,12 @@ func (g *Guard) withWord(do func(*word)) {
 // Disarm takes the deadline away until the next Renew: for a daemon that has stopped all its I/O and unmounted all
 // its volumes because it cannot renew. ErrRefused while mounts are guarded, or when the deadline was moved on
 // meanwhile; without a deadline, Add is refused.
-func (g *Guard) Disarm() error {
-	return g.ask(request{Op: opDisarm, Seen: g.Deadline()}, -1)
+func (g *Guard) Disarm() (err error) {
+	if err := g.ask(request{Op: opDisarm, Seen: g.Deadline()}, -1); err != nil {
+		return err
+	}
+	g.withWord(func(w *word) { err = g.stop.follow(w) })
+	return err
 }
 
 // Deadline is the latest that Renew moved to; 0: there is none.
@@ -290,7 +303,7 @@ func (g *Guard) release() error {
 	if g.word = nil; w == nil {
 		return nil
 	}
-	return errors.Join(g.socket.Close(), w.close())
+	return errors.Join(g.stop.drop(), g.socket.Close(), w.close())
 }
 
 func (g *Guard) ask(r request, fd int) error {

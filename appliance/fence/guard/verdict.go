@@ -106,10 +106,10 @@ func (s *server) decide(ctx context.Context, o order, peer string) answer {
 	if o.verb == verbYield {
 		return s.giveWay(ctx, peer)
 	}
-	if a, ok := s.net.inherited(o.incarnation); ok {
+	first, latest := s.word.incarnations()
+	if a, ok := s.net.inherited(o.incarnation, first); ok {
 		return a
 	}
-	first, latest := s.word.incarnations()
 	switch {
 	case s.isOver() && first <= o.incarnation && o.incarnation <= latest:
 	case o.incarnation == latest && !s.isOver() && s.word.load() == 0:
