@@ -31,7 +31,7 @@ type serverConn struct {
 	export     Export
 	flags      Flags
 	structured bool
-	status     bool // base:allocation was selected
+	contexts   []string // metadata contexts that were selected; an ID is 1 more than the place here
 	block      int64
 
 	window  chan struct{}  // a place per request, from its header until its reply is sent

@@ -2,7 +2,8 @@
 // (NetworkBlockDevice/nbd, doc/proto.md), so that nbdinfo, nbdcopy, qemu-img and QEMU can be used to
 // test and debug it. Server serves Exports, Client is its other end, DataPath keeps a Client per image
 // for a volume. Fixed newstyle handshake, TLS by STARTTLS, simple and structured replies, block sizes,
-// FUA, FLUSH, TRIM, CACHE, WRITE_ZEROES, BLOCK_STATUS for base:allocation, several connections.
+// FUA, FLUSH, TRIM, CACHE, WRITE_ZEROES, several connections, BLOCK_STATUS for base:allocation and, of an export that
+// is Marked, qemu:dirty-bitmap:NAME.
 //
 // # Abandoned tries
 //

@@ -38,6 +38,11 @@ func (zeroExport) Flush(context.Context) error                                  
 func (zeroExport) Trim(context.Context, int64, int64) error                     { return nil }
 func (zeroExport) WriteZeroes(context.Context, int64, int64, ZeroOptions) error { return nil }
 func (zeroExport) Close() error                                                 { return nil }
+func (zeroExport) Bitmaps() []string                                            { return []string{"monday"} }
+func (zeroExport) Marks(_ context.Context, _ string, _, n int64, each func(Mark) bool) error {
+	each(Mark{Len: n, Marked: true})
+	return nil
+}
 func (zeroExport) Status(_ context.Context, _, n int64, each func(Extent) bool) error {
 	each(Extent{Len: n, Hole: true, Zero: true})
 	return nil

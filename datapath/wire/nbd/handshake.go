@@ -23,7 +23,7 @@ type handshake struct {
 	peer       Peer
 	noZeroes   bool
 	structured bool
-	meta       *string // export whose allocation was selected
+	meta       selection
 }
 
 // errDone ends the haggling: the client went, or was told to.
@@ -121,7 +121,7 @@ func (h *handshake) startTLS(o option) (bool, error) {
 	if certs := c.ConnectionState().PeerCertificates; len(certs) > 0 {
 		h.peer.Name = certs[0].Subject.CommonName
 	}
-	h.wire, h.records, h.structured, h.meta = c, records, false, nil
+	h.wire, h.records, h.structured, h.meta = c, records, false, selection{}
 	return false, nil
 }
 
@@ -143,27 +143,6 @@ func (h *handshake) list(o option) (bool, error) {
 	var b []byte
 	for _, name := range h.srv.opts.List(h.ctx, h.peer) {
 		b = appendOptionReply(b, o.kind, repServer, appendString(nil, name))
-	}
-	_, err := h.wire.Write(appendOptionReply(b, o.kind, repAck, nil))
-	return false, err
-}
-
-func (h *handshake) metaContext(o option) (bool, error) {
-	m, ok := parseMeta(o.data)
-	setting := o.kind == optSetMeta
-	if setting {
-		h.meta = nil
-	}
-	if !ok || !h.structured {
-		return false, h.reply(o, repInvalid, "malformed, or before STRUCTURED_REPLY")
-	}
-	var b []byte
-	if m.selects(!setting) {
-		id := uint32(0)
-		if setting {
-			id, h.meta = metaAllocationID, &m.name
-		}
-		b = appendOptionReply(b, o.kind, repMeta, append(be.AppendUint32(nil, id), metaAllocation...))
 	}
 	_, err := h.wire.Write(appendOptionReply(b, o.kind, repAck, nil))
 	return false, err
@@ -295,7 +274,9 @@ func (h *handshake) open(text string, going bool) (Export, error) {
 func (h *handshake) begin(x Export, name string, flags Flags) {
 	c := h.serverConn
 	c.export, c.flags, c.structured = x, flags, h.structured
-	c.status = h.meta != nil && *h.meta == name
+	if h.meta.export == name {
+		c.contexts = h.meta.contexts
+	}
 	c.block = int64(x.Info().block())
 	c.link = newLink(h.wire, h.records)
 	_ = h.wire.SetDeadline(time.Time{})

@@ -210,11 +210,13 @@ func TestRecord(t *testing.T) {
 	}
 	m := newMemory(1 << 20)
 	copy(m.data[64<<10:], pattern(64<<10, 9))
-	s := serve(t, nbd.Options{Open: always(m), List: func(context.Context, nbd.Peer) []string { return []string{"v/1"} }})
+	x := &marked{memory: m, names: []string{"monday"}, bitmaps: map[string][][2]int64{"monday": {{64 << 10, 64 << 10}}}}
+	s := serve(t, nbd.Options{Open: x.open, List: func(context.Context, nbd.Peer) []string { return []string{"v/1"} }})
 	for name, argv := range map[string][]string{
 		"nbdinfo": {"nbdinfo", "URI"}, "nbdinfo-list": {"nbdinfo", "--list", "URI"}, "nbdinfo-map": {"nbdinfo", "--map", "URI"},
-		"nbdcopy": {"nbdcopy", "--connections=1", "--request-size=65536", "URI", filepath.Join(t.TempDir(), "copy")},
-		"qemu-io": {"qemu-io", "-f", "raw", "-c", "write -P 1 0 4k", "-c", "write -f -P 2 4k 512", "-c", "read 0 8k", "-c", "write -z 0 4k", "-c", "discard 0 4k", "-c", "flush", "-c", "map", "-c", "read -P 3 0 512", "URI"},
+		"nbdinfo-bitmap": {"nbdinfo", "--map=qemu:dirty-bitmap:monday", "URI"},
+		"nbdcopy":        {"nbdcopy", "--connections=1", "--request-size=65536", "URI", filepath.Join(t.TempDir(), "copy")},
+		"qemu-io":        {"qemu-io", "-f", "raw", "-c", "write -P 1 0 4k", "-c", "write -f -P 2 4k 512", "-c", "read 0 8k", "-c", "write -z 0 4k", "-c", "discard 0 4k", "-c", "flush", "-c", "map", "-c", "read -P 3 0 512", "URI"},
 	} {
 		l, err := net.Listen("tcp", "127.0.0.1:0")
 		if err != nil {

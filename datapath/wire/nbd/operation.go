@@ -6,8 +6,6 @@ import (
 	"fmt"
 	"sync"
 
-	"golang.org/x/sys/unix"
-
 	"lunar/datapath/layout/protocol"
 )
 
@@ -80,8 +78,8 @@ func (c *serverConn) check(r request) (Errno, string) {
 		return 0, ""
 	case r.command == cmdRead && r.length > MaxPayload:
 		return EOVERFLOW, fmt.Sprintf("a read of %d bytes, at most %d", r.length, MaxPayload)
-	case r.command == cmdBlockStatus && (!c.status || r.length == 0):
-		return EINVAL, "BLOCK_STATUS of nothing, or without base:allocation"
+	case r.command == cmdBlockStatus && (len(c.contexts) == 0 || r.length == 0):
+		return EINVAL, "BLOCK_STATUS of nothing, or without a metadata context"
 	}
 	size := uint64(max(c.export.Size(), 0))
 	if r.off > size || uint64(r.length) > size-r.off {
@@ -132,59 +130,4 @@ func (c *serverConn) durable(ctx context.Context, op *operation, err error) erro
 		return err
 	}
 	return c.export.Flush(ctx)
-}
-
-// maxExtents bounds one answer to BLOCK_STATUS; the client asks on from where it ends.
-const maxExtents = 8192
-
-func doStatus(ctx context.Context, c *serverConn, op *operation) error {
-	limit := maxExtents
-	if op.flags&cmdReqOne != 0 {
-		limit = 1
-	}
-	d := descriptors{left: int64(op.length), limit: limit}
-	d.bytes = append(make([]byte, structuredSize, structuredSize+64), 0, 0, 0, metaAllocationID)
-	if err := c.export.Status(ctx, int64(op.off), int64(op.length), d.add); err != nil {
-		return err
-	}
-	if d.count == 0 {
-		return fmt.Errorf("no status of %d bytes at %d: %w", op.length, op.off, unix.EIO)
-	}
-	chunk{chunkDone, chunkStatus, op.cookie, uint32(len(d.bytes) - structuredSize)}.put(d.bytes)
-	op.chunks = d.bytes
-	return nil
-}
-
-// descriptors collects extents, equal neighbours as one.
-type descriptors struct {
-	bytes        []byte
-	left         int64
-	count, limit int
-	last         uint32
-}
-
-func (d *descriptors) add(e Extent) bool {
-	n := min(e.Len, d.left)
-	if n <= 0 {
-		return d.left > 0
-	}
-	var state uint32
-	if e.Hole {
-		state |= stateHole
-	}
-	if e.Zero {
-		state |= stateZero
-	}
-	switch {
-	case d.count > 0 && state == d.last:
-		at := d.bytes[len(d.bytes)-8:]
-		be.PutUint32(at, be.Uint32(at)+uint32(n))
-	case d.count == d.limit:
-		return false
-	default:
-		d.bytes = be.AppendUint32(be.AppendUint32(d.bytes, uint32(n)), state)
-		d.count, d.last = d.count+1, state
-	}
-	d.left -= n
-	return d.left > 0
 }

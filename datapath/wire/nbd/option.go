@@ -122,19 +122,6 @@ func parseMeta(p []byte) (m metaRequest, ok bool) {
 	return m, len(p) == 0
 }
 
-// selects tells whether the client means base:allocation, the only context there is.
-func (m metaRequest) selects(listing bool) bool {
-	if listing && len(m.queries) == 0 {
-		return true
-	}
-	for _, q := range m.queries {
-		if q == metaAllocation || listing && q == "base:" {
-			return true
-		}
-	}
-	return false
-}
-
 func appendString(b []byte, s string) []byte {
 	b = be.AppendUint32(b, uint32(len(s)))
 	return append(b, s...)

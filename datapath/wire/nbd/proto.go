@@ -134,12 +134,11 @@ const (
 	MaxPayload = 32 << 20
 )
 
-// The metadata context that we have.
+// The metadata context that every export has, and its states.
 const (
-	metaAllocation   = "base:allocation"
-	metaAllocationID = 1
-	stateHole        = 1 << 0
-	stateZero        = 1 << 1
+	metaAllocation = "base:allocation"
+	stateHole      = 1 << 0
+	stateZero      = 1 << 1
 )
 
 // request is the header of a request.
