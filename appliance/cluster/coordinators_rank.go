@@ -19,6 +19,8 @@ type View struct {
 	Revision int64
 	Nodes    map[string]Presence // those with a session
 	Seats    map[string]Seat     // by volume ID; those that were ever taken, or that a node reaches
+
+	Holds map[string]map[string]Hold // by volume ID and reason
 }
 
 // eligible tells whether the node can coordinate the volume: it is there and reaches the LUN.

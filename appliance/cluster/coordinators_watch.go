@@ -24,6 +24,7 @@ type picture struct {
 	seats       map[string]held
 	successions map[string]Succession
 	drains      map[string]Drained
+	holds       map[string]Hold // by volume ID/reason
 }
 
 type held struct {
@@ -32,7 +33,7 @@ type held struct {
 }
 
 func newPicture() *picture {
-	return &picture{sessions: map[string]Presence{}, seats: map[string]held{}, successions: map[string]Succession{}, drains: map[string]Drained{}}
+	return &picture{sessions: map[string]Presence{}, seats: map[string]held{}, successions: map[string]Succession{}, drains: map[string]Drained{}, holds: map[string]Hold{}}
 }
 
 // apply takes one key's new value, or its end, into the picture.
@@ -50,6 +51,9 @@ func (p *picture) apply(kv *mvccpb.KeyValue, deleted bool) error {
 	}
 	if name, ok := strings.CutPrefix(key, drainKeys); ok {
 		return keep(p.drains, name, kv, deleted, func(v Drained) Drained { return v })
+	}
+	if name, ok := strings.CutPrefix(key, holdKeys); ok {
+		return keep(p.holds, name, kv, deleted, func(v Hold) Hold { v.created = kv.CreateRevision; return v })
 	}
 	return nil
 }
@@ -90,6 +94,7 @@ func (p *picture) view() *View {
 		s.Volume, s.Coordinator, s.Term, s.Epoch = volume, &h.Coordinator, h.term, h.Epoch
 		v.Seats[volume] = s
 	}
+	p.held(v)
 	return v
 }
 
