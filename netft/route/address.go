@@ -6,6 +6,7 @@ import (
 	"net"
 	"net/netip"
 	"os"
+	"strings"
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
@@ -69,7 +70,7 @@ func (k *Keeper) addLink() (netlink.Link, error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := errors.Join(k.handle.LinkSetAlias(l, alias), k.allowIPv6(l)); err != nil {
+	if err := errors.Join(k.handle.LinkSetAlias(l, alias), k.allowIPv6(l), k.noLinkLocal(l)); err != nil {
 		return nil, errors.Join(err, k.handle.LinkDel(l))
 	}
 	return l, nil
@@ -80,13 +81,33 @@ func (k *Keeper) allowIPv6(l netlink.Link) error {
 	if k.cluster.Is4() {
 		return nil
 	}
-	err := k.ns.Do(func() error {
-		return os.WriteFile("/proc/sys/net/ipv6/conf/"+network.ClusterInterface+"/disable_ipv6", []byte("0"), 0)
-	})
+	err := k.ns.Do(turnOnIPv6)
 	if errors.Is(err, os.ErrNotExist) {
 		return errors.New("this kernel has no IPv6: use an IPv4 cluster address")
 	}
-	return errors.Join(err, k.handle.LinkSetIP6AddrGenMode(l, addressGenerationNone))
+	return err
+}
+
+// noLinkLocal has the kernel give the interface no address of its own; one without IPv6 does not.
+func (k *Keeper) noLinkLocal(l netlink.Link) error {
+	err := k.handle.LinkSetIP6AddrGenMode(l, addressGenerationNone)
+	if errors.Is(err, unix.EAFNOSUPPORT) || errors.Is(err, unix.EOPNOTSUPP) {
+		return nil
+	}
+	return err
+}
+
+// turnOnIPv6 writes only if it has to: the file may be read-only, as under systemd's ProtectKernelTunables.
+func turnOnIPv6() error {
+	const file = "/proc/sys/net/ipv6/conf/" + network.ClusterInterface + "/disable_ipv6"
+	value, err := os.ReadFile(file)
+	if err != nil || strings.TrimSpace(string(value)) == "0" {
+		return err
+	}
+	if err := os.WriteFile(file, []byte("0"), 0); err != nil {
+		return fmt.Errorf("IPv6 is off on new interfaces, and cannot be turned on: set net.ipv6.conf.default.disable_ipv6=0, or use an IPv4 cluster address: %w", err)
+	}
+	return nil
 }
 
 func (k *Keeper) ownAddress(l netlink.Link) error {

@@ -1,10 +1,15 @@
 package route
 
 import (
+	"encoding/binary"
 	"errors"
 	"fmt"
+	"net"
 	"os"
 	"strings"
+
+	"github.com/vishvananda/netlink/nl"
+	"golang.org/x/sys/unix"
 )
 
 // The values of rp_filter, see the kernel's ip-sysctl.
@@ -14,6 +19,9 @@ const (
 )
 
 const filterFile = "/proc/sys/net/ipv4/conf/%s/rp_filter"
+
+// devconfFilter is IPV4_DEVCONF_RP_FILTER of linux/ip.h.
+const devconfFilter = 8
 
 // filters are the values that interfaces had before theirs was changed, by name.
 type filters map[string]string
@@ -32,8 +40,8 @@ func (k *Keeper) loosen(interfaces []string) error {
 			if max(all, old) != filterStrict {
 				continue
 			}
-			err := os.WriteFile(fmt.Sprintf(filterFile, name), []byte(filterLoose), 0)
-			if err != nil && !errors.Is(err, os.ErrNotExist) {
+			err := setFilter(name, filterLoose)
+			if err != nil && !gone(err) {
 				failed = append(failed, fmt.Errorf("route: %s drops what peers send to the cluster address: %w", name, err))
 			}
 			if err == nil {
@@ -56,8 +64,7 @@ func (k *Keeper) restore() error {
 			if readFilter(name) != filterLoose {
 				continue
 			}
-			err := os.WriteFile(fmt.Sprintf(filterFile, name), []byte(old), 0)
-			if err != nil && !errors.Is(err, os.ErrNotExist) {
+			if err := setFilter(name, old); err != nil && !gone(err) {
 				failed = append(failed, fmt.Errorf("route: restore rp_filter of %s: %w", name, err))
 			}
 		}
@@ -72,4 +79,27 @@ func readFilter(name string) string {
 		return ""
 	}
 	return strings.TrimSpace(string(value))
+}
+
+// gone tells that the interface is not there any more.
+func gone(err error) bool {
+	return errors.Is(err, unix.ENODEV) || errors.Is(err, unix.EAFNOSUPPORT)
+}
+
+// setFilter changes an interface's value by netlink: /proc/sys may be read-only, as under systemd's ProtectKernelTunables.
+func setFilter(name, value string) error {
+	i, err := net.InterfaceByName(name)
+	if err != nil {
+		return fmt.Errorf("%w: %w", unix.ENODEV, err)
+	}
+	message := nl.NewIfInfomsg(unix.AF_UNSPEC)
+	message.Index = int32(i.Index)
+	families := nl.NewRtAttr(unix.IFLA_AF_SPEC, nil)
+	settings := families.AddRtAttr(unix.AF_INET, nil).AddRtAttr(unix.IFLA_INET_CONF, nil)
+	settings.AddRtAttr(devconfFilter, binary.NativeEndian.AppendUint32(nil, uint32(value[0]-'0')))
+	request := nl.NewNetlinkRequest(unix.RTM_SETLINK, unix.NLM_F_ACK)
+	request.AddData(message)
+	request.AddData(families)
+	_, err = request.Execute(unix.NETLINK_ROUTE, 0)
+	return os.NewSyscallError("netlink", err)
 }
