@@ -53,6 +53,7 @@ func (m *membership) viewChanged(v *cluster.View) {
 			s.attend(v)
 		}
 	}
+	m.heedHolds(v)
 	m.node.tellPeers()
 	m.node.followStates()
 }
@@ -154,7 +155,7 @@ func (n *Node) stateElsewhere(view *cluster.View, volumeID, node string) scsi.Ac
 	case !reached:
 		return scsi.ActiveNonOptimized
 	case v != nil:
-		if r := n.record(v); r.RedirectedOn(node) {
+		if r := n.record(v); r.RedirectedOn(node) || redirects(view.Holds[volumeID]) != 0 {
 			return scsi.ActiveNonOptimized
 		}
 	}

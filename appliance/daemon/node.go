@@ -34,6 +34,7 @@ type Node struct {
 	database     databaseState
 	jobs         jobs
 	transfers    transfers
+	holds        ownHolds
 	fabric       *fabric
 	echoes       chan struct{}         // those that answer probes
 	networks     atomic.Pointer[known] // nil: not heard of yet, or in no cluster

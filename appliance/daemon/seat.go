@@ -65,6 +65,11 @@ type tenure struct {
 	why      string          // it must end at once
 	finished bool            // no task begins any more
 	absent   map[string]bool // members that are being fenced
+
+	withhold   bool // holds want all layouts back
+	withheld   bool // they are back
+	unsure     bool // some may be, some not
+	regranting bool // a task brings withheld to withhold
 }
 
 // owed is the end of a term that is to be recorded.
@@ -344,6 +349,9 @@ func (s *seat) takeOver(ctx context.Context, t *cluster.Term) (err error) {
 	if err := s.record(step, t.Fenced); err != nil {
 		return err
 	}
+	if err := s.hold(step, p, t); err != nil {
+		return err
+	}
 	here, err := s.mount(step, p, t)
 	if err != nil {
 		return err
@@ -364,15 +372,18 @@ func (s *seat) takeOver(ctx context.Context, t *cluster.Term) (err error) {
 func (s *seat) mount(ctx context.Context, p *parts, t *cluster.Term) (*tenure, error) {
 	here := &tenure{term: t, absent: map[string]bool{}}
 	here.ctx, here.end = context.WithCancel(context.Background())
+	here.withhold = redirects(s.node.holdsOf(s.v.id)) != 0
+	here.withheld = here.withhold
 	var err error
 	here.coord, err = coordinator.Open(ctx, p.dev, coordinator.Options{
 		Epoch: t.Epoch, Cluster: s.node.db.InCluster(), TakeOver: s.v.takeOver.Load(), Log: s.log, Members: s.node.holders(), Twin: s.node.sharesKernel, Engine: s.node.engine,
-		Fence:  func(ctx context.Context, node protocol.NodeID) error { return s.fence(ctx, p, string(node)) },
-		Failed: func(err error) { s.lose("the coordinator cannot go on: " + err.Error()) },
+		Withheld: here.withheld,
+		Fence:    func(ctx context.Context, node protocol.NodeID) error { return s.fence(ctx, p, string(node)) },
+		Failed:   func(err error) { s.lose("the coordinator cannot go on: " + err.Error()) },
 	})
 	if err != nil {
 		here.end()
-		return nil, err
+		return nil, errors.Join(err, s.unhold(p))
 	}
 	if gone, ok := outgoing(t, s.node.name); ok {
 		here.coord.Expel(gone)
@@ -395,7 +406,9 @@ func (s *seat) mount(ctx context.Context, p *parts, t *cluster.Term) (*tenure, e
 	s.mu.Lock()
 	s.here = here
 	s.mu.Unlock()
-	s.attend(s.node.membership.Load().view.Load())
+	view := s.node.membership.Load().view.Load()
+	s.attend(view)
+	s.heed(view.Holds[s.v.id])
 	return here, nil
 }
 

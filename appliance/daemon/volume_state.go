@@ -23,6 +23,7 @@ type volumeState struct {
 	record   cluster.Volume // guarded by Node.mu
 	takeOver atomic.Bool    // it may be another cluster's
 	pathLost atomic.Bool    // as the cluster was told
+	holds    atomic.Uint64  // incarnation of this node that may have it mounted; 0: none
 
 	absentSince atomic.Pointer[time.Time] // neither path nor coordinator since then; nil: not so
 	seat        atomic.Pointer[seat]      // of the parts: set before them, nil after them
@@ -130,6 +131,7 @@ func (n *Node) onLine(ctx context.Context, v *volumeState) error {
 	if seen, ok := m.view.Load().Seats[v.id]; ok {
 		seat.saw(seen)
 	}
+	seat.heed(n.holdsOf(v.id)) // after the parts were set: what came meanwhile found none
 	m.session.SetPath(v.id, true)
 	return nil
 }

@@ -153,6 +153,9 @@ func (n *Node) EjectVolume(ctx context.Context, name string) error {
 		return api.Errorf(api.Busy, "volume %s is exported: %s maps LUN %d to it", name, m[0].Target, m[0].LUN).
 			WithHint("unmap its LUNs first: lunarctl target unmap %s %d", m[0].Target, m[0].LUN)
 	}
+	if err := n.unheld(v); err != nil {
+		return err
+	}
 	if err := n.coordinateHere(ctx, v); err != nil {
 		return err
 	}

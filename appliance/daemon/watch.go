@@ -54,6 +54,9 @@ func (n *Node) lookAtVolumes(ctx context.Context, space bool) {
 			p.askSpace(ctx, lookInterval) // a failure shows in the volume's state
 		}
 		n.publishPath(v, p)
+		if s := v.seat.Load(); s != nil {
+			s.heed(n.holdsOf(v.id)) // also what a volume that came or went at that moment has missed
+		}
 		if p.checkSize() {
 			_, reason := p.state()
 			n.log.Error("the size of a volume's device has changed", "volume", n.record(v).Name, "device", p.dev.Path, "reason", reason)

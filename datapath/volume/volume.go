@@ -237,12 +237,21 @@ func (v *Volume) Redirect(ctx context.Context, why Reason, on bool) error {
 	return nil
 }
 
+// Heed sets which of the reasons in all there are now, and leaves the others. It does not wait for direct I/O
+// under way.
+func (v *Volume) Heed(all, now Reason) { v.setReasons(all, now&all) }
+
 func (v *Volume) setReason(why Reason, on bool) (changed bool) {
+	if on {
+		return v.setReasons(why, why)
+	}
+	return v.setReasons(why, 0)
+}
+
+func (v *Volume) setReasons(all, now Reason) (changed bool) {
 	v.mu.Lock()
 	before := v.reasons
-	if v.reasons &^= why; on {
-		v.reasons |= why
-	}
+	v.reasons = v.reasons&^all | now
 	after := v.reasons
 	if before != after {
 		for _, im := range v.images {
