@@ -103,6 +103,8 @@ type Coordinator struct {
 	lanes lanes
 	tries tries
 
+	suspension suspension
+
 	unshareable atomic.Bool // the file system said that it cannot share blocks
 	withheld    atomic.Bool // between Withhold and Grant
 

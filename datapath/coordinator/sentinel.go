@@ -15,5 +15,5 @@ func (s *sentinel) Unwrap() error { return s.errno }
 // Sentinels lists this package's errors, for those who carry them between nodes.
 func Sentinels() []error {
 	return []error{ErrNoSpace, ErrExists, ErrNotFound, ErrInUse, ErrPath, ErrSize, ErrHoldsData, ErrStaleEpoch, ErrRecall,
-		ErrClosed, ErrUnsupported, ErrShrunk, ErrNoVolume, ErrForeign}
+		ErrClosed, ErrUnsupported, ErrShrunk, ErrNoVolume, ErrForeign, ErrSuspended}
 }
