@@ -29,7 +29,8 @@ func (k *Keeper) makeAddress() error {
 	if err != nil {
 		return err
 	}
-	if l == nil {
+	made := l == nil
+	if made {
 		if l, err = k.addLink(); err != nil {
 			return fmt.Errorf("route: make the interface %s: %w", network.ClusterInterface, err)
 		}
@@ -37,7 +38,26 @@ func (k *Keeper) makeAddress() error {
 	if err := k.ownAddress(l); err != nil {
 		return fmt.Errorf("route: cluster address %s on %s: %w", k.cluster, network.ClusterInterface, err)
 	}
+	if made {
+		return k.dropRenamed()
+	}
 	return nil
+}
+
+// dropRenamed takes interfaces of ours away that someone gave another name.
+func (k *Keeper) dropRenamed() error {
+	links, err := k.handle.LinkList()
+	if err != nil && !errors.Is(err, netlink.ErrDumpInterrupted) {
+		return fmt.Errorf("route: list interfaces: %w", err)
+	}
+	var failed []error
+	for _, l := range links {
+		if a := l.Attrs(); a.Alias == alias && a.Name != network.ClusterInterface {
+			k.log.Warn("the interface of the cluster address was renamed; another one takes its place", "interface", a.Name)
+			failed = append(failed, k.handle.LinkDel(l))
+		}
+	}
+	return errors.Join(failed...)
 }
 
 // ownLink returns our interface, nil when there is none.
@@ -146,6 +166,9 @@ func (k *Keeper) addressFlags() int {
 }
 
 func (k *Keeper) dropAddress() error {
+	if err := k.dropRenamed(); err != nil {
+		return err
+	}
 	l, err := k.ownLink()
 	if err != nil || l == nil {
 		return err

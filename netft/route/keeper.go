@@ -162,14 +162,17 @@ func (k *Keeper) run(ctx context.Context) {
 		return
 	}
 	for ctx.Err() == nil {
-		if err := k.watch(ctx); err != nil && ctx.Err() == nil {
+		wait := settle
+		// The kernel tells once that messages were lost, and goes on losing them until the socket is empty.
+		if err := k.watch(ctx); !errors.Is(err, unix.ENOBUFS) && ctx.Err() == nil {
 			k.log.Warn("the kernel's messages on routes stopped; asking again", "error", err)
+			wait = reopenAfter
 		}
-		pause(ctx, reopenAfter)
+		pause(ctx, wait)
 	}
 }
 
-// watch repairs after each message that concerns us, until an error.
+// watch repairs at once, and after each message that concerns us, until an error.
 func (k *Keeper) watch(ctx context.Context) error {
 	socket, err := nl.Subscribe(unix.NETLINK_ROUTE, unix.RTNLGRP_LINK, unix.RTNLGRP_IPV4_IFADDR, unix.RTNLGRP_IPV6_IFADDR,
 		unix.RTNLGRP_IPV4_ROUTE, unix.RTNLGRP_IPV6_ROUTE)
@@ -182,12 +185,13 @@ func (k *Keeper) watch(ctx context.Context) error {
 			socket.Close()
 		}
 	}()
+	k.repair() // what went before the subscription
 	for {
 		messages, _, err := socket.Receive()
-		if err != nil && !errors.Is(err, unix.ENOBUFS) {
+		if err != nil {
 			return fmt.Errorf("route: receive: %w", err)
 		}
-		if err == nil && !slices.ContainsFunc(messages, concerns) {
+		if !slices.ContainsFunc(messages, concerns) {
 			continue
 		}
 		k.repair()
