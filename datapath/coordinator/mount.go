@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"strings"
+	"sync"
 	"time"
 	"unsafe"
 
@@ -29,6 +30,9 @@ type mount struct {
 	tree  *os.File // the mount; O_PATH
 	root  *os.File // its root folder
 	block int64    // the file system's block size
+
+	ending sync.Mutex // guards the descriptors' end against shutdown
+	closed bool
 }
 
 // fsconfigCreateExcl is FSCONFIG_CMD_CREATE_EXCL (kernel 6.6): fails when the file system is
@@ -137,8 +141,14 @@ const (
 	noLogFlush = 2
 )
 
-// shutdown ends the file system at once: nothing more is written, not even the log.
+// shutdown ends the file system at once: nothing more is written, not even the log. It does nothing after close, when the
+// descriptor's number may be another file's.
 func (m *mount) shutdown() error {
+	m.ending.Lock()
+	defer m.ending.Unlock()
+	if m.closed {
+		return nil
+	}
 	flags := uint32(noLogFlush)
 	_, _, errno := unix.Syscall(unix.SYS_IOCTL, m.root.Fd(), goingDown, uintptr(unsafe.Pointer(&flags)))
 	if errno != 0 {
@@ -148,6 +158,9 @@ func (m *mount) shutdown() error {
 }
 
 func (m *mount) close() error {
+	m.ending.Lock()
+	defer m.ending.Unlock()
+	m.closed = true
 	var err error
 	if m.root != nil {
 		err = m.root.Close()
