@@ -232,15 +232,23 @@ func (s *subscription) close() {
 	}
 }
 
+// emptied is the pause in messages, in µs, after which the socket is empty. The kernel tells once that it lost some, and
+// goes on losing them until then.
+const emptied = 1000
+
 // read takes messages as fast as they come and only says that there were some.
 func (s *subscription) read() {
 	defer close(s.broken)
 	for {
 		messages, _, err := s.socket.Receive()
-		if errors.Is(err, unix.ENOBUFS) {
-			s.overruns()
+		switch {
+		case errors.Is(err, unix.ENOBUFS):
 			s.mark()
-			continue
+			s.overruns()
+			err = s.socket.SetReceiveTimeout(&unix.Timeval{Usec: emptied})
+		case errors.Is(err, unix.EAGAIN):
+			s.mark()
+			err = s.socket.SetReceiveTimeout(&unix.Timeval{})
 		}
 		if err != nil {
 			s.broken <- fmt.Errorf("link: receive: %w", err)

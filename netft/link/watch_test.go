@@ -8,6 +8,7 @@ import (
 	"net"
 	"net/netip"
 	"slices"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -295,4 +296,52 @@ func TestParseLinkModes(t *testing.T) {
 			t.Errorf("%v gives %d, %d", bad, index, speed)
 		}
 	}
+}
+
+// TestLostAmongOthers has the kernel lose the message on an address after it told that it loses some, among many that do
+// not matter.
+func TestLostAmongOthers(t *testing.T) {
+	a, _ := pair(t)
+	eth0 := a.Link("eth0")
+	lost, read := make(chan struct{}), make(chan struct{})
+	var once sync.Once
+	var sub *subscription
+	a.Must(func() (err error) {
+		sub, err = subscribe(1, func() { once.Do(func() { close(lost); <-read }) })
+		return err
+	})
+	defer sub.close()
+	goOn := sync.OnceFunc(func() { close(read) })
+	defer goOn()
+	for end := time.After(patience); ; {
+		a.Must(func() error { return foreignRoutes(eth0, 10) })
+		select {
+		case <-lost:
+		case <-end:
+			t.Fatal("the flood did not overrun the socket")
+		default:
+			continue
+		}
+		break
+	}
+	<-sub.dirty // the list is read now
+	a.Must(func() error { return foreignRoutes(eth0, 10) })
+	a.Address("eth0", "10.8.0.1/24")
+	goOn()
+	select {
+	case <-sub.dirty:
+	case <-time.After(patience):
+		t.Fatal("nothing tells of the address")
+	}
+}
+
+// foreignRoutes makes routes and takes them away.
+func foreignRoutes(index, n int) error {
+	for i := range n {
+		r := &netlink.Route{Dst: &net.IPNet{IP: net.IPv4(10, 9, byte(i), 0).To4(), Mask: net.CIDRMask(24, 32)}, LinkIndex: index, Scope: netlink.SCOPE_LINK}
+		if err := errors.Join(netlink.RouteAdd(r), netlink.RouteDel(r)); err != nil {
+			return err
+		}
+	}
+	return nil
 }

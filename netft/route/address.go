@@ -90,14 +90,14 @@ func (k *Keeper) addLink() (netlink.Link, error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := errors.Join(k.handle.LinkSetAlias(l, alias), k.allowIPv6(l), k.noLinkLocal(l)); err != nil {
+	if err := errors.Join(k.handle.LinkSetAlias(l, alias), k.allowIPv6(), k.noLinkLocal(l)); err != nil {
 		return nil, errors.Join(err, k.handle.LinkDel(l))
 	}
 	return l, nil
 }
 
 // allowIPv6 undoes a default that turns IPv6 off on new interfaces, on ours.
-func (k *Keeper) allowIPv6(l netlink.Link) error {
+func (k *Keeper) allowIPv6() error {
 	if k.cluster.Is4() {
 		return nil
 	}
