@@ -239,7 +239,7 @@ func (m *membership) renewGuard(at int64) error {
 	m.renewing.Lock()
 	defer m.renewing.Unlock()
 	g := m.guard.Load()
-	if at == 0 || g == nil || m.unguarded.Load() {
+	if at == 0 || g == nil || m.unguarded.Load() || m.owes {
 		return nil
 	}
 	return g.Renew(time.Duration(at))

@@ -47,10 +47,14 @@ func (m *membership) startGuard(ctx context.Context) error {
 // inherit tells a new guard of the session. It keeps to the deadline of the one before it also when the session was lost
 // meanwhile, since there may be mounts still.
 func (m *membership) inherit(g *guard.Guard, was time.Duration) {
-	if incarnation := m.session.Incarnation(); incarnation != 0 {
-		g.Present(guardedAs(incarnation))
+	if m.guarded != 0 {
+		g.Present(m.guarded)
 	}
-	if at := max(was, time.Duration(m.session.Deadline())); at != 0 {
+	at := was
+	if !m.owes {
+		at = max(at, time.Duration(m.session.Deadline()))
+	}
+	if at != 0 {
 		if err := g.Renew(at); err != nil {
 			m.node.log.Error("the new guard process was not told of the session", "error", err)
 		}
@@ -183,12 +187,8 @@ func (m *membership) keepEquipped(ctx context.Context) {
 // unmounted. It tries until they are, or until the session is renewed.
 func (m *membership) disarm(ctx context.Context) {
 	for ctx.Err() == nil && !m.unguarded.Load() && m.deadline.isOver() {
-		done, err := m.tryDisarm()
-		if done {
+		if done, _ := m.tryDisarm(); done { // it is refused until all is unmounted, and fails until a lost guard is replaced
 			m.node.log.Info("the guard lets this node's deadline pass: all its I/O waits, and nothing is mounted")
-			return
-		}
-		if err != nil && !errors.Is(err, guard.ErrRefused) {
 			return
 		}
 		select {
@@ -205,24 +205,24 @@ func (m *membership) tryDisarm() (done bool, err error) {
 		return false, guard.ErrLost
 	}
 	g := m.guard.Load()
-	was, err := g.Deadline(), m.node.unmounting()
+	was, err := g.Deadline(), m.node.holding(0)
 	if err == nil {
 		err = g.Disarm()
 	}
 	if err != nil {
 		return false, err
 	}
-	if m.node.unmounting() != nil { // begun meanwhile
+	if m.node.holding(0) != nil { // begun meanwhile
 		return false, g.Renew(was)
 	}
 	return true, nil
 }
 
-// unmounting says which mount is given up by the guard and may be there still.
-func (n *Node) unmounting() error {
+// holding says which mount of another incarnation than the one given may be there.
+func (n *Node) holding(incarnation uint64) error {
 	for _, v := range n.sortedVolumes() {
-		if s := v.seat.Load(); s != nil && s.ending.Load() {
-			return fmt.Errorf("%w: volume %s is not unmounted yet", guard.ErrRefused, s.name())
+		if by := v.holds.Load(); by != 0 && by != incarnation {
+			return fmt.Errorf("%w: volume %s is not unmounted yet by incarnation %d", guard.ErrRefused, v.name(), by)
 		}
 	}
 	return nil
@@ -274,5 +274,8 @@ func (s *seat) unmount(ctx context.Context, end func(context.Context) error) err
 	}
 	err := end(ctx)
 	s.ending.Store(err != nil)
+	if err == nil {
+		s.v.holds.Store(0)
+	}
 	return errors.Join(released, err)
 }

@@ -41,6 +41,8 @@ type membership struct {
 	equipNow   chan struct{}               // there is a new one
 	unguarded  atomic.Bool                 // the guard was let go
 	renewing   sync.Mutex                  // held while the guard is renewed, disarmed, replaced or let go
+	guarded    uint64                      // the incarnation that the guard was told of; under renewing
+	owes       bool                        // that one's session is lost, and what it did may be under way still; under renewing
 	layouts    *wire.Server
 	redirected *nbd.Server
 
@@ -149,14 +151,13 @@ func (m *membership) changed(ctx context.Context, members []cluster.Member) erro
 // established begins another incarnation: I/O that waited for it goes on under new layouts.
 func (m *membership) established(incarnation uint64) {
 	m.node.log.Info("this node is present in the cluster", "incarnation", incarnation)
-	if g := m.guard.Load(); g != nil {
-		g.Present(guardedAs(incarnation))
-	}
+	m.presentToGuard(incarnation)
 	m.node.incarnation.Store(incarnation)
 }
 
 func (m *membership) lost(incarnation uint64, reason error) {
 	m.node.log.Error("this node is not present in the cluster any more", "incarnation", incarnation, "reason", reason)
+	m.owe()
 	m.deadline.over()
 }
 
@@ -196,6 +197,7 @@ type deadline struct {
 	at      int64      // CLOCK_BOOTTIME, ns; 0: there is no session
 	lost    bool       // a session was, since I/O was stopped or resumed last
 	stopped bool       // I/O was stopped
+	waiting bool       // to resume it, for what an earlier incarnation has under way
 }
 
 func newDeadline(m *membership) *deadline { return &deadline{m: m, wake: make(chan struct{}, 1)} }
@@ -254,15 +256,18 @@ func (d *deadline) look(ctx context.Context) time.Duration {
 	left := time.Duration(d.at-cluster.Boottime()) - d.early()
 	near := d.near()
 	again := d.lost && !near
-	gone, stopped := near || d.lost, d.stopped
-	d.lost, d.stopped = false, gone
+	gone := near || d.lost
+	stop, resume := gone && (!d.stopped || d.waiting), !gone && d.stopped
+	d.lost, d.stopped, d.waiting = false, gone || d.stopped, resume
 	d.mu.Unlock()
 	switch {
-	case gone && !stopped:
+	case stop:
 		if d.m.node.stopIO(ctx, d.early()) && !d.m.unguarded.Load() {
 			d.m.tasks.Go(func() { d.m.disarm(ctx) })
 		}
-	case !gone && stopped:
+	case resume && !d.m.settle(ctx, d.resumed):
+		return disarmPause
+	case resume:
 		d.m.node.resumeIO(ctx)
 	}
 	switch {
@@ -272,6 +277,12 @@ func (d *deadline) look(ctx context.Context) time.Duration {
 		return d.early()
 	}
 	return left
+}
+
+func (d *deadline) resumed() {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.stopped, d.waiting = false, false
 }
 
 // near tells that there is no session, or none for long enough. It needs d.mu.

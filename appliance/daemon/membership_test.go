@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"lunar/appliance/cluster"
+	"lunar/appliance/config"
 )
 
 // TestLostSessionStopsIO: I/O stops for a session that was lost also if the next one was there before anybody looked,
@@ -30,6 +31,46 @@ func TestLostSessionStopsIO(t *testing.T) {
 		t.Errorf("I/O is stopped: %v, again after %v, over: %v", d.stopped, again, d.isOver())
 	}
 	m.tasks.Wait()
+}
+
+// TestNextSessionWaits: the guard's deadline is moved on for the next session only when nothing is mounted by the one
+// before; until then that one's stands, and I/O waits.
+func TestNextSessionWaits(t *testing.T) {
+	if !apart(t) {
+		return
+	}
+	b := newBench(t).inCluster()
+	b.config.Cluster.Lease = config.Duration(12 * time.Second)
+	c := b.start()
+	_, err := c.InitCluster(t.Context())
+	must(t, err)
+	b.served(b.disk())
+	n := b.daemon.node
+	m := n.membership.Load()
+	v := n.sortedVolumes()[0]
+	was := v.holds.Load()
+	if was != m.session.Incarnation() {
+		t.Fatalf("the volume is mounted by incarnation %d, the session is %d", was, m.session.Incarnation())
+	}
+	before := m.guard.Load().Deadline()
+	eventually(t, 8*time.Second, "a renewal moves the deadline", func() bool { return m.guard.Load().Deadline() > before })
+	hangs, err := v.seat.Load().coordinator(0).MountFD() // keeps it mounted
+	must(t, err)
+	m.session.Renew("for the test")
+	eventually(t, 5*time.Second, "the next session", func() bool { return m.session.Incarnation() == was+1 })
+	stands, from := m.guard.Load().Deadline(), m.session.Deadline()
+	eventually(t, 8*time.Second, "the next session is renewed", func() bool { return m.session.Deadline() > from })
+	if now := m.guard.Load().Deadline(); now != stands || now >= time.Duration(from) {
+		t.Errorf("the guard's deadline went from %v to %v, the next session's is %v", stands, now, time.Duration(from))
+	}
+	if !m.owesAnything() || v.holds.Load() != was {
+		t.Errorf("the volume counts as mounted by %d", v.holds.Load())
+	}
+	must(t, hangs.Close())
+	eventually(t, 10*time.Second, "the volume is mounted again", func() bool { return v.holds.Load() == was+1 })
+	if now := m.guard.Load().Deadline(); m.owesAnything() || now < time.Duration(from) {
+		t.Errorf("the guard's deadline is %v, the next session's was %v before", now, time.Duration(from))
+	}
 }
 
 // TestOrderedFencing: how long a node may still act does not depend on the leases of those who order and who fence, and
