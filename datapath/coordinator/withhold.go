@@ -82,3 +82,12 @@ func withoutBlocks(extents []layout.Extent) []layout.Extent {
 	}
 	return out
 }
+
+// Followed returns when every node has acknowledged this term, or was expelled: nobody's I/O waits for it any more.
+func (c *Coordinator) Followed(ctx context.Context) (err error) {
+	if err := c.enter(); err != nil {
+		return err
+	}
+	defer c.exit(&err)
+	return c.changeable(ctx)
+}
