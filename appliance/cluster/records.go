@@ -17,6 +17,15 @@ type Volume struct {
 	Ejecting      bool      `json:"ejecting,omitempty"`      // no node takes it any more
 	Redirected    []string  `json:"redirected,omitempty"`
 	Created       time.Time `json:"created"`
+	Mending       *Mending  `json:"mending,omitempty"` // it is repaired, and not to be mounted before that is done
+}
+
+// Mending is a repair that has begun to write. Who coordinates the volume next ends it first.
+type Mending struct {
+	Node  string    `json:"node"`
+	Epoch uint64    `json:"epoch"`
+	Since time.Time `json:"since"`
+	Force bool      `json:"force,omitempty"` // the log is given up
 }
 
 // RedirectedOn tells whether the user asked for redirected I/O on a node.

@@ -30,6 +30,15 @@ func (db *DB) Volumes(ctx context.Context) ([]Volume, error) {
 	return volumes, nil
 }
 
+// Volume reads one volume's record.
+func (db *DB) Volume(ctx context.Context, id string) (Volume, error) {
+	r, err := get[Volume](ctx, db, volumeKeys+id)
+	if err != nil {
+		return Volume{}, fmt.Errorf("cluster: volume %s: %w", id, err)
+	}
+	return r.value, nil
+}
+
 // AddVolume stores a new volume; ID and Created are set here. ErrExists: its name or its WWID is taken.
 func (db *DB) AddVolume(ctx context.Context, v Volume) (Volume, error) {
 	v.ID, v.Created = newID(), time.Now().UTC()
