@@ -63,6 +63,7 @@ type NetworkPeer struct {
 type Networks struct {
 	Settings   json.RawMessage            // nil: none were stored
 	Revision   int64                      // of Settings, for StoreNetworks
+	Read       int64                      // the database's when all this was read: higher is later
 	Interfaces map[string]json.RawMessage // by node
 }
 
@@ -89,10 +90,11 @@ func checkNetwork(description json.RawMessage) error {
 // Networks reads the settings of networks and the nodes' interfaces.
 func (db *DB) Networks(ctx context.Context) (Networks, error) {
 	out := Networks{Interfaces: map[string]json.RawMessage{}}
-	records, _, err := list[json.RawMessage](ctx, db, networkKeys)
+	records, read, err := list[json.RawMessage](ctx, db, networkKeys)
 	if err != nil {
 		return out, fmt.Errorf("cluster: networks: %w", err)
 	}
+	out.Read = read
 	for i := range records {
 		r := &records[i]
 		if r.key == settingsKey {

@@ -51,7 +51,8 @@ type fabric struct {
 	verdicts chan netft.Verdict // for Node.keepJudging
 	changed  chan struct{}      // of one: interfaces or networks have changed
 
-	telling sync.Mutex // one telling of peers and networks at a time, with what is known then
+	telling sync.Mutex       // one telling of peers and networks at a time, with what is known then
+	latest  cluster.Networks // that were told; telling guards it
 
 	mu     sync.Mutex // guards what follows
 	net    *netft.Fabric
@@ -155,6 +156,9 @@ func (f *fabric) running() *netft.Fabric {
 
 // Up implements cluster.Network.
 func (f *fabric) Up(ctx context.Context, s cluster.NetworkStart) error {
+	f.telling.Lock()
+	f.latest = cluster.Networks{} // another cluster's database counts anew
+	f.telling.Unlock()
 	if f.loopback() {
 		return nil
 	}

@@ -58,14 +58,18 @@ func (m *membership) followNetworks(ctx context.Context) error {
 	})
 }
 
-// tell has netft follow the networks and the members. Two watches call it: members that were read before another call
-// would take away again the node that just joined, and with it its way to the database.
+// tell has netft follow the networks and the members. Two watches call it: members or networks that were read before
+// another call would take away again the node that just joined, and with it its way to the database.
 func (m *membership) tell(n cluster.Networks) []cluster.Member {
-	m.node.fabric.telling.Lock()
-	defer m.node.fabric.telling.Unlock()
+	f := m.node.fabric
+	f.telling.Lock()
+	defer f.telling.Unlock()
+	if n.Read >= f.latest.Read {
+		f.latest = n
+	}
 	members := *m.members.Load()
 	if len(members) > 0 {
-		m.node.tellFabric(members, n)
+		m.node.tellFabric(members, f.latest)
 	}
 	return members
 }

@@ -1,17 +1,21 @@
 package daemon
 
 import (
+	"encoding/json"
+	"log/slog"
 	"net"
 	"net/netip"
 	"os"
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
 	"lunar/appliance/api"
 	"lunar/appliance/cluster"
+	"lunar/appliance/config"
 	"lunar/netft"
 	"lunar/netft/detector"
 	"lunar/netft/network"
@@ -47,6 +51,54 @@ func TestPublishedInterfacesAreBounded(t *testing.T) {
 	got := publishable(all)
 	if len(got) != maxInterfaces || got[0].Name != "eth" || len(got[0].Addresses) != maxAddresses {
 		t.Fatalf("%d interfaces, the first %+v", len(got), got[0])
+	}
+}
+
+// oneTeller is the membership of n1, without a database and with its interfaces as others would read them.
+func oneTeller(t *testing.T) (*membership, json.RawMessage) {
+	t.Helper()
+	n := newNode("n1", slog.New(slog.DiscardHandler))
+	n.fabric = newFabric(&config.Config{Cluster: config.Cluster{Address: "127.0.0.1"}}, n.log)
+	text, err := json.Marshal(twoNets()[0].Interfaces)
+	must(t, err)
+	return &membership{node: n}, text
+}
+
+// TestNodesAreToldInTheirOrder has one watch tell slowly of the members before a join, and another of those after it.
+func TestNodesAreToldInTheirOrder(t *testing.T) {
+	m, text := oneTeller(t)
+	before := []cluster.Member{{Name: "n1", Number: 1}}
+	after := append(slices.Clone(before), cluster.Member{Name: "n2", Number: 2})
+	many := "[" + strings.Repeat(strings.Trim(string(text), "[]")+",", 200)
+	slow := cluster.Networks{Interfaces: map[string]json.RawMessage{"n1": json.RawMessage(strings.TrimSuffix(many, ",") + "]")}}
+	for range 100 {
+		m.members.Store(&before)
+		var other sync.WaitGroup
+		begun := make(chan struct{})
+		other.Go(func() { close(begun); m.tell(slow) })
+		<-begun
+		m.members.Store(&after)
+		m.tell(cluster.Networks{})
+		other.Wait()
+		if got := len(m.node.networks.Load().nodes); got != len(after) {
+			t.Fatalf("netft knows %d nodes after the join, want %d", got, len(after))
+		}
+	}
+}
+
+// TestNetworksAreToldInTheirOrder has a watch of the members come last, with networks that it read before a change.
+func TestNetworksAreToldInTheirOrder(t *testing.T) {
+	m, text := oneTeller(t)
+	m.members.Store(&[]cluster.Member{{Name: "n1", Number: 1}})
+	m.tell(cluster.Networks{Read: 7, Interfaces: map[string]json.RawMessage{"n1": text}})
+	m.tell(cluster.Networks{Read: 6})
+	if got := len(m.node.networks.Load().nodes[0].Interfaces); got != 2 {
+		t.Fatalf("netft knows %d interfaces of the node that told of 2", got)
+	}
+	must(t, m.node.fabric.Up(t.Context(), cluster.NetworkStart{}))
+	m.tell(cluster.Networks{Read: 3})
+	if got := len(m.node.networks.Load().nodes[0].Interfaces); got != 0 {
+		t.Fatalf("netft knows %d interfaces of another cluster", got)
 	}
 }
 
