@@ -54,7 +54,12 @@ func unpackBuilder() (string, error) {
 	return dir, os.CopyFS(dir, files)
 }
 
+// openImage names the image's files by absolute paths: a machine runs in its lab's folder.
 func openImage(dir string) (Image, error) {
+	dir, err := filepath.Abs(dir)
+	if err != nil {
+		return Image{}, fmt.Errorf("guest image: %w", err)
+	}
 	cmdline, err := os.ReadFile(filepath.Join(dir, "cmdline"))
 	if err != nil {
 		return Image{}, fmt.Errorf("guest image: %w", err)
