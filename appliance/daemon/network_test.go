@@ -1,7 +1,10 @@
 package daemon
 
 import (
+	"context"
 	"encoding/json"
+	"errors"
+	"fmt"
 	"log/slog"
 	"net"
 	"net/netip"
@@ -99,6 +102,32 @@ func TestNetworksAreToldInTheirOrder(t *testing.T) {
 	m.tell(cluster.Networks{Read: 3})
 	if got := len(m.node.networks.Load().nodes[0].Interfaces); got != 0 {
 		t.Fatalf("netft knows %d interfaces of another cluster", got)
+	}
+}
+
+// TestEvictionOutlivesOwnSession has this node lose its session while the database chooses a leader.
+func TestEvictionOutlivesOwnSession(t *testing.T) {
+	silent, calls := true, 0
+	lostTwice := func() error {
+		if calls++; calls <= 2 {
+			return fmt.Errorf("suspect: %w", cluster.ErrSessionLost)
+		}
+		return nil
+	}
+	must(t, evict(t.Context(), func() bool { return silent }, lostTwice))
+	if calls != 3 {
+		t.Fatalf("asked %d times, want until it is done", calls)
+	}
+	calls, silent = 0, false
+	must(t, evict(t.Context(), func() bool { return silent }, lostTwice))
+	if calls != 0 {
+		t.Fatal("a node that is back is evicted")
+	}
+	over, cancel := context.WithCancel(t.Context())
+	cancel()
+	silent = true
+	if err := evict(over, func() bool { return silent }, lostTwice); !errors.Is(err, cluster.ErrSessionLost) {
+		t.Fatalf("in the end: %v", err)
 	}
 }
 

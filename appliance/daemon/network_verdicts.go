@@ -2,6 +2,7 @@ package daemon
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -17,6 +18,7 @@ const (
 	verdictWindow = time.Minute
 	verdictEvents = 60               // in the cluster's log per window; more are in the journal alone
 	suspectLimit  = 10 * time.Second // for the database to take a suspicion, also while it chooses a leader
+	suspectPause  = 100 * time.Millisecond
 )
 
 // judgement is what this node made of the verdicts so far.
@@ -100,13 +102,26 @@ func (n *Node) suspectSilent(node, reason string) {
 		case <-ctx.Done():
 			return
 		}
-		if !n.silent(node) {
-			return
-		}
-		if _, err := m.elections.Suspect(ctx, node, present.Incarnation, reason); err != nil {
+		err := evict(ctx, func() bool { return n.silent(node) }, func() error {
+			_, err := m.elections.Suspect(ctx, node, present.Incarnation, reason)
+			return err
+		})
+		if err != nil {
 			n.log.Warn("a silent node was not evicted", "node", node, "error", err)
 		}
 	})
+}
+
+// evict calls suspect while the node is silent. This node may have lost its own session meanwhile, as while the database
+// chose another leader in the silent one's place; it gets another soon.
+func evict(ctx context.Context, silent func() bool, suspect func() error) error {
+	for silent() {
+		err := suspect()
+		if !errors.Is(err, cluster.ErrSessionLost) || pause(ctx, suspectPause) != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // silent tells that netft still holds the node for dead.
