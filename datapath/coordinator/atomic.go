@@ -40,7 +40,7 @@ func (c *Coordinator) compareAndWrite(ctx context.Context, t *try, call protocol
 	}
 	defer c.exit(&err)
 	r := layout.Range{Off: off, Len: int64(len(data))}
-	if err = im.inside(r); err == nil && len(expect) != len(data) {
+	if err = errors.Join(im.writable(), im.inside(r)); err == nil && len(expect) != len(data) {
 		err = fmt.Errorf("%w: compare %d bytes, write %d", ErrSize, len(expect), len(data))
 	}
 	if err != nil {

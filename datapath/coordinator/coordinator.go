@@ -245,8 +245,9 @@ func (c *Coordinator) free() int64 {
 	return free
 }
 
-// Attach opens the image at path for a holder on a node: the grant describes all of it. Each Attach
-// needs a Detach.
+// Attach opens the image at path for a holder on a node: the grant describes all of it. A path of
+// protocol.SnapshotPath opens an image of a snapshot, of which nothing is granted for writing; a change of it
+// is ErrReadOnly. Each Attach needs a Detach.
 func (c *Coordinator) Attach(ctx context.Context, node protocol.NodeID, path string, h protocol.Holder) (g protocol.Grant, id protocol.HolderID, err error) {
 	if err := c.enter(); err != nil {
 		return g, 0, err
@@ -272,7 +273,7 @@ func (c *Coordinator) Attach(ctx context.Context, node protocol.NodeID, path str
 
 // openImage finds or opens the image at path; names is locked.
 func (c *Coordinator) openImage(path string) (*image, error) {
-	f, st, err := c.fs.openImage(path)
+	f, st, err := c.openPath(path)
 	if err != nil {
 		return nil, err
 	}
@@ -310,7 +311,8 @@ func (c *Coordinator) newImage(id protocol.ImageID, path string, f *os.File, siz
 		return nil, err
 	}
 	_ = unix.Fadvise(int(f.Fd()), 0, 0, unix.FADV_DONTNEED)
-	extents, err := fiemap(f, layout.Range{Len: size})
+	_, _, frozen := protocol.CutSnapshotPath(path)
+	extents, err := extentsOf(f, layout.Range{Len: size}, frozen)
 	if err != nil {
 		return nil, err
 	}
@@ -318,7 +320,9 @@ func (c *Coordinator) newImage(id protocol.ImageID, path string, f *os.File, siz
 	if err != nil {
 		return nil, err
 	}
-	return newImage(c, id, path, f, l), nil
+	im := newImage(c, id, path, f, l)
+	im.frozen = frozen
+	return im, nil
 }
 
 // Detach ends what Attach began; the holder has no I/O under way any more.

@@ -56,7 +56,7 @@ func (s *sharing) check() error {
 	case s.source == s.target && s.r.Overlaps(s.at):
 		return errOverlap
 	}
-	return errors.Join(s.source.inside(s.r), s.target.inside(s.at))
+	return errors.Join(s.target.writable(), s.source.inside(s.r), s.target.inside(s.at))
 }
 
 // run has both ranges to itself meanwhile. It takes images in the order of their IDs, so that

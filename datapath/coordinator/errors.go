@@ -18,6 +18,7 @@ var (
 	ErrPath        = error(&sentinel{"bad image path", unix.EINVAL})
 	ErrSize        = error(&sentinel{"bad size", unix.EINVAL})
 	ErrHoldsData   = error(&sentinel{"holds data that would be lost", unix.ENOTEMPTY})
+	ErrReadOnly    = error(&sentinel{"a snapshot cannot be written", unix.EROFS})
 	ErrStaleEpoch  = fmt.Errorf("not of this coordinator's term: %w: %w", protocol.ErrStale, unix.ESTALE)
 	ErrRecall      = error(&sentinel{"a layout could not be recalled", unix.EBUSY})
 	ErrClosed      = error(&sentinel{"the volume is closed", unix.ESHUTDOWN})

@@ -43,7 +43,7 @@ func (c *Coordinator) exit(err *error) {
 
 // broken tells whether err means that this node cannot go on with the volume.
 func (c *Coordinator) broken(err error) bool {
-	if c.failed.Load() || errors.Is(err, ErrRecall) || errors.Is(err, ErrClosed) || isContext(err) {
+	if c.failed.Load() || errors.Is(err, ErrRecall) || errors.Is(err, ErrClosed) || errors.Is(err, ErrReadOnly) || isContext(err) {
 		return false
 	}
 	for _, errno := range pathErrnos {

@@ -16,9 +16,10 @@ import (
 
 // image is an image's file while a holder has it open.
 type image struct {
-	c    *Coordinator
-	id   protocol.ImageID
-	file *os.File // O_DIRECT
+	c      *Coordinator
+	id     protocol.ImageID
+	file   *os.File // O_DIRECT
+	frozen bool     // of a snapshot: it is read only
 
 	mu        sync.Mutex // guards what follows
 	path      string
@@ -244,7 +245,7 @@ func (im *image) describe(r layout.Range, did effect) ([]layout.Extent, int64, e
 	if err := unix.Fstat(im.fd(), &st); err != nil {
 		return nil, 0, err
 	}
-	extents, err := fiemap(im.file, r.Intersect(layout.Range{Len: st.Size}))
+	extents, err := extentsOf(im.file, r.Intersect(layout.Range{Len: st.Size}), im.frozen)
 	return extents, st.Size, err
 }
 

@@ -37,7 +37,7 @@ func madeBy(f *os.File, key protocol.Key) bool {
 // made looks what is at p, where the call m wants to make an image: true when it has done so before,
 // and that is durable now; ErrExists when another has.
 func (c *Coordinator) made(m protocol.Meta, p string) (bool, error) {
-	f, _, err := c.fs.openFile(p)
+	f, _, err := c.fs.openFile(p, unix.O_RDWR)
 	switch {
 	case errors.Is(err, unix.ENOENT):
 		return false, nil

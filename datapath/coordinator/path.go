@@ -45,16 +45,16 @@ func (m *mount) openImage(p string) (*os.File, protocol.Stat, error) {
 	if err := checkPath(p); err != nil {
 		return nil, protocol.Stat{}, err
 	}
-	return m.openFile(p)
+	return m.openFile(p, unix.O_RDWR)
 }
 
-// openFile is openImage for a path of any kind.
-func (m *mount) openFile(p string) (*os.File, protocol.Stat, error) {
+// openFile is openImage for a path of any kind; access is O_RDONLY or O_RDWR.
+func (m *mount) openFile(p string, access uint64) (*os.File, protocol.Stat, error) {
 	var st protocol.Stat
 	if err := m.checkFile(p); err != nil {
 		return nil, st, err
 	}
-	f, err := m.open(p, unix.O_RDWR|unix.O_DIRECT|unix.O_NOFOLLOW|unix.O_NONBLOCK, 0)
+	f, err := m.open(p, access|unix.O_DIRECT|unix.O_NOFOLLOW|unix.O_NONBLOCK, 0)
 	if err != nil {
 		return nil, st, err
 	}

@@ -34,7 +34,7 @@ func (c *Coordinator) Write(ctx context.Context, call protocol.Call, p []byte, o
 	}
 	defer c.exit(&err)
 	r := layout.Range{Off: off, Len: int64(len(p))}
-	if err := im.inside(r); err != nil {
+	if err := errors.Join(im.writable(), im.inside(r)); err != nil {
 		return im.explain(err, "write", off, len(p))
 	}
 	done, err := im.overwrite(ctx, r, p, fua)
@@ -207,7 +207,7 @@ func (c *Coordinator) Unmap(ctx context.Context, call protocol.Call, ranges []la
 	}
 	defer c.exit(&err)
 	for _, r := range ranges {
-		if err = im.inside(r); err == nil {
+		if err = errors.Join(im.writable(), im.inside(r)); err == nil {
 			err = im.unmap(ctx, r)
 		}
 		if err != nil {

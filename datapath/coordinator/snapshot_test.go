@@ -135,6 +135,8 @@ func TestSnapshotRefusals(t *testing.T) {
 		if err := v.Create(ctx, v.meta(), p, protocol.CreateOptions{Size: mib}); !errors.Is(err, coordinator.ErrPath) {
 			t.Errorf("create %s: %v", p, err)
 		}
+	}
+	for _, p := range []string{".lunar", ".lunar/x", ".lunar/snapshots", ".lunar/snapshots/taken"} {
 		if _, _, err := v.Attach(ctx, "n1", p, forgetful{}); !errors.Is(err, coordinator.ErrPath) {
 			t.Errorf("open %s: %v", p, err)
 		}

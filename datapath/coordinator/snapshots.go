@@ -142,15 +142,15 @@ func (c *Coordinator) openSnapshot(name, p string) (*os.File, protocol.Stat, err
 	if err := errors.Join(protocol.CheckSnapshotName(name), checkPath(p)); err != nil {
 		return nil, protocol.Stat{}, err
 	}
-	f, st, err := c.fs.openFile(path.Join(snapshotFolder, name, p))
+	f, st, err := c.fs.openFile(path.Join(snapshotFolder, name, p), unix.O_RDONLY)
 	if errors.Is(err, fs.ErrNotExist) {
 		err = fmt.Errorf("snapshot %s of image %s: %w: list the snapshots to see what there is", name, p, ErrNotFound)
 	}
 	return f, st, err
 }
 
-// DeleteSnapshot removes one image of a snapshot, or with an empty path all of it. m.Image, if it is not 0,
-// is the Snapshot's ID or Set: then a later one of the same name stays.
+// DeleteSnapshot removes one image of a snapshot, or with an empty path all of it; ErrInUse while one that would
+// go is open. m.Image, if it is not 0, is the Snapshot's ID or Set: then a later one of the same name stays.
 func (c *Coordinator) DeleteSnapshot(ctx context.Context, m protocol.Meta, name, p string) error {
 	if p != "" {
 		if err := checkPath(p); err != nil {
@@ -174,9 +174,13 @@ func (c *Coordinator) deleteSnapshot(m protocol.Meta, name, p string) error {
 	isIt := func(s protocol.Snapshot) bool {
 		return (p == "" || s.Path == p) && (m.Image == 0 || m.Image == s.ID || p == "" && m.Image == s.Set)
 	}
+	isOpen := func(s protocol.Snapshot) bool { return isIt(s) && c.opened(s.ID) != nil }
 	switch i := slices.IndexFunc(all, isIt); {
 	case i < 0:
 		return fmt.Errorf("image %q: %w there", p, ErrNotFound)
+	case slices.ContainsFunc(all, isOpen):
+		at := all[slices.IndexFunc(all, isOpen)]
+		return fmt.Errorf("image %s@%s: %w: unmap it from its targets first", at.Path, name, ErrInUse)
 	case p != "" && len(all) > 1:
 		return c.deleteFile(path.Join(snapshotFolder, name, p))
 	}

@@ -27,6 +27,24 @@ func CheckSnapshotName(name string) error {
 	return fmt.Errorf("%q is %w: use 1 to %d letters, digits, '-', '_' and '.', not beginning with '.'", name, ErrSnapshotName, MaxSnapshotName)
 }
 
+// snapshotRoot has the snapshots of a volume, NAME/PATH each.
+const snapshotRoot = ".lunar/snapshots/"
+
+// SnapshotPath is the path by which an image of a snapshot is attached; it is read-only then. No image has such a path.
+func SnapshotPath(name, image string) string { return snapshotRoot + name + "/" + image }
+
+// CutSnapshotPath is the inverse of SnapshotPath; ok is false for the path of an image.
+func CutSnapshotPath(path string) (name, image string, ok bool) {
+	rest, ok := strings.CutPrefix(path, snapshotRoot)
+	if ok {
+		name, image, ok = strings.Cut(rest, "/")
+	}
+	if !ok {
+		return "", "", false
+	}
+	return name, image, true
+}
+
 // Snapshot is one image as it was when a snapshot was taken. The images of one snapshot are as they were
 // at one instant.
 type Snapshot struct {
