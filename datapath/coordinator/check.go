@@ -13,6 +13,8 @@ import (
 	"strings"
 	"syscall"
 
+	"golang.org/x/sys/unix"
+
 	"lunar/datapath/device"
 )
 
@@ -99,6 +101,10 @@ var (
 	}
 )
 
+// Clean tells whether a repair of the file system leaves nothing behind in this machine's memory that is written
+// later, also when it is cut off: XFS's tool writes around the page cache, ext4's does not.
+func (fs FSType) Clean() bool { return fs == XFS }
+
 // Check looks for damage in the file system on dev, which nobody has mounted, and writes nothing. It may be ended at any time.
 func Check(ctx context.Context, dev *device.Device, told Told) (Findings, error) {
 	return runTool(ctx, dev, checkers, told)
@@ -161,7 +167,11 @@ func runTool(ctx context.Context, dev *device.Device, all map[FSType]tool, told 
 	}
 	t := all[fs]
 	name := strings.Join(t.args, " ") + " " + dev.Path
+	if err := forgetPages(dev); err != nil {
+		return found, err
+	}
 	code, err := t.run(ctx, dev.Path, func(line string) { t.hear(line, &found, told) })
+	err = errors.Join(err, forgetPages(dev))
 	if ctx.Err() != nil {
 		return found, fmt.Errorf("%s: %w", name, ctx.Err())
 	}
@@ -173,6 +183,15 @@ func runTool(ctx context.Context, dev *device.Device, all map[FSType]tool, told 
 		return found, fmt.Errorf("%s: exit code %d: %w: %s", name, code, err, strings.Join(found.Words, "; "))
 	}
 	return found, nil
+}
+
+// forgetPages empties the page cache of the device itself, by which e2fsck and ext4 see it: what other nodes have
+// written since is not there.
+func forgetPages(dev *device.Device) error {
+	if _, _, errno := unix.Syscall(unix.SYS_IOCTL, uintptr(dev.Fd()), unix.BLKFLSBUF, 0); errno != 0 {
+		return fmt.Errorf("empty the page cache of %s: %w", dev.Path, errno)
+	}
+	return nil
 }
 
 // hear sorts a line.

@@ -44,6 +44,9 @@ const beneath = unix.RESOLVE_BENEATH | unix.RESOLVE_NO_SYMLINKS | unix.RESOLVE_N
 
 // attach mounts the device's file system so that no path leads to it.
 func attach(dev *device.Device, fs FSType, twin bool) (*mount, error) {
+	if err := forgetPages(dev); err != nil {
+		return nil, err
+	}
 	ctxFd, err := unix.Fsopen(string(fs), unix.FSOPEN_CLOEXEC)
 	if err != nil {
 		return nil, fmt.Errorf("mount %s: kernel has no %s: %w", dev.Path, fs, err)
