@@ -52,6 +52,8 @@ type ClusterConfig struct {
 	Lease string
 	// Sys is that of the hosts.
 	Sys bool
+	// Hidden is that of the last host.
+	Hidden []string
 }
 
 // Volume, Image and Target are what Serve makes.
@@ -141,6 +143,9 @@ func (c *Cluster) node(ctx context.Context, i int, path *Loop, config ClusterCon
 		return nil, err
 	}
 	host.Sys = config.Sys
+	if i == config.Nodes-1 {
+		host.Hidden = config.Hidden
+	}
 	if config.Family == IPv4 {
 		if err := host.WithoutIPv6(ctx); err != nil {
 			return nil, err

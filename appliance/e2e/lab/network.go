@@ -33,6 +33,8 @@ type Host struct {
 	Namespace string
 	// Sys has its programs see the machine's own /sys, with the bpf file system.
 	Sys bool
+	// Hidden are folders of the machine that its programs find empty.
+	Hidden []string
 
 	lab   *Lab
 	links map[*Network]string // the bridge's end of each cable
@@ -167,7 +169,12 @@ func (h *Host) command(argv ...string) []string {
 	if h.Sys {
 		return append([]string{"nsenter", "--net=/run/netns/" + h.Namespace}, argv...)
 	}
-	return append([]string{"ip", "netns", "exec", h.Namespace}, argv...)
+	words := []string{"ip", "netns", "exec", h.Namespace}
+	if len(h.Hidden) > 0 { // ip has made a mount namespace
+		script := "for folder in " + strings.Join(h.Hidden, " ") + `; do mount -t tmpfs none $folder || exit; done; exec "$@"`
+		words = append(words, "sh", "-c", script, "sh")
+	}
+	return append(words, argv...)
 }
 
 func (h *Host) ip(ctx context.Context, words ...string) error {

@@ -243,4 +243,7 @@ func TestWithoutRoutes(t *testing.T) {
 	t.Logf("a network cut under addresses set by hand: %s", fleet.Record.Within(began, time.Now(), func(path string) bool { return path != cut.Name }))
 	check(t, cut.MendNetwork(b.ctx))
 	fleet.Abandon()
+	b.awaitPresent(cut, true)
+	check(t, b.Eject(b.ctx))
+	check(t, b.Stop())
 }

@@ -123,3 +123,48 @@ func TestNodeLost(t *testing.T) {
 	}))
 	check(t, b.Stop())
 }
+
+// TestNoBTF has a node whose kernel shows no type information: its sockets stamp, it says so, and the others' kernels go on.
+func TestNoBTF(t *testing.T) {
+	long(t)
+	b := newBenchOf(t, lab.ClusterConfig{Nodes: 3, Second: true, Extra: fast, Hidden: []string{"/sys/kernel/btf"}})
+	for _, segment := range []*lab.Network{b.Network, b.Second} {
+		b.awaitNetwork(segment, api.NetworkUp, b.Nodes...)
+	}
+	bare := b.Nodes[2]
+	for _, n := range b.Nodes {
+		text, err := n.Ctl(b.ctx, "network", "list")
+		check(t, err)
+		const told = "CONFIG_DEBUG_INFO_BTF"
+		fallback := slices.IndexFunc(strings.Split(text, "\n"), func(l string) bool { return strings.Contains(l, told) })
+		if (fallback >= 0) != (n == bare) {
+			t.Errorf("node %s tells:\n%s", n.Name, text)
+		}
+		if n == bare && !strings.Contains(n.Log(), "heartbeats are stamped by socket") {
+			t.Error("the log does not tell of the fallback")
+		}
+		if n == bare && fallback >= 0 {
+			t.Log(strings.Split(text, "\n")[fallback])
+		}
+	}
+	check(t, bare.Host.Cut(b.ctx, b.Second))
+	b.awaitRoutes(b.name(b.Network), b.Nodes...)
+	check(t, bare.Host.Mend(b.ctx, b.Second))
+	b.awaitNetwork(b.Second, api.NetworkUp, b.Nodes...)
+	for _, n := range b.Nodes {
+		for _, line := range suspicions(n, 0) {
+			if strings.Contains(line, "node lost") || strings.Contains(line, "daemon stalled") {
+				t.Errorf("node %s says %s", n.Name, line)
+			}
+		}
+	}
+	check(t, b.Stop())
+}
+
+// name is a segment's network.
+func (b *bench) name(segment *lab.Network) string {
+	b.t.Helper()
+	w, err := b.network(b.Nodes[0], segment)
+	check(b.t, err)
+	return w.Name
+}

@@ -6,7 +6,9 @@ import (
 	"os/exec"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -32,31 +34,45 @@ func suspicions(n *lab.ClusterNode, from int) (out []string) {
 	return out
 }
 
-// TestObserver stops a node's daemon for 3 s, six times its threshold, and keeps all processors busy: nobody that lives
-// is suspected by it.
+// TestObserver stops a node's daemon for 3 s, six times its threshold, and then keeps all processors busy: nobody that
+// lives is suspected by it. A plain detector beside it, with the same times and priority, suspects.
 func TestObserver(t *testing.T) {
 	long(t)
 	b := newBenchOf(t, lab.ClusterConfig{Nodes: 3, Second: true, Lease: "10s", Extra: fast})
 	b.awaitNetwork(b.Network, api.NetworkUp, b.Nodes...)
 	b.awaitNetwork(b.Second, api.NetworkUp, b.Nodes...)
 	observer := b.Nodes[2]
-	from := len(observer.Log())
-	observer.Freeze()
-	time.Sleep(3 * time.Second)
-	observer.Thaw()
-	b.awaitNetwork(b.Second, api.NetworkUp, b.Nodes...)
-	for _, line := range suspicions(observer, from) {
+	p := b.plainDetector(observer, b.Nodes[0])
+	time.Sleep(time.Second) // beats have come
+	before, from := p.suspicions(), len(observer.Log())
+	const stops = 3
+	for range stops {
+		observer.Freeze()
+		p.signal(syscall.SIGSTOP)
+		time.Sleep(3 * time.Second)
+		observer.Thaw()
+		p.signal(syscall.SIGCONT)
+		time.Sleep(2 * time.Second)
+		b.awaitNetwork(b.Second, api.NetworkUp, b.Nodes...)
+	}
+	ours, plain := suspicions(observer, from), p.suspicions()-before
+	t.Logf("stopped %d times for 3 s, node %s suspects %d times, a plain detector %d times", stops, observer.Name, len(ours), plain)
+	for _, line := range ours {
 		t.Errorf("stopped for 3 s, node %s says %s", observer.Name, line)
 	}
+	if plain == 0 {
+		t.Error("the plain detector suspects nobody: this proves nothing")
+	}
 	t.Logf("its peers say meanwhile: %q", suspicions(b.Nodes[0], 0))
-	b.busy(8, 3*time.Second)
+	b.busy(p, observer, 8, 16*time.Second)
 	check(t, b.Stop())
 }
 
-// busy keeps the processors from the daemons, and wants that none of them suspects another.
-func (b *bench) busy(threads int, during time.Duration) {
+// busy keeps the processors from a daemon, and wants that none suspects another.
+func (b *bench) busy(p *plain, observer *lab.ClusterNode, threads int, during time.Duration) {
 	b.t.Helper()
-	from := map[*lab.ClusterNode]int{}
+	b.beLast(observer)
+	before, from := p.suspicions(), map[*lab.ClusterNode]int{}
 	for _, n := range b.Nodes {
 		from[n] = len(n.Log())
 	}
@@ -71,9 +87,24 @@ func (b *bench) busy(threads int, during time.Duration) {
 		_ = c.Process.Kill()
 		_ = c.Wait()
 	}
+	ours := 0
 	for _, n := range b.Nodes {
 		for _, line := range suspicions(n, from[n]) {
+			ours++
 			b.t.Errorf("with %d threads spinning, node %s says %s", threads, n.Name, line)
+		}
+	}
+	b.t.Logf("%d threads spinning for %v: the nodes suspect %d times, a plain detector %d times", threads, during, ours, p.suspicions()-before)
+}
+
+// beLast gives a daemon the lowest ordinary priority. Its heartbeats' thread has one of its own.
+func (b *bench) beLast(n *lab.ClusterNode) {
+	b.t.Helper()
+	threads, err := os.ReadDir(fmt.Sprintf("/proc/%d/task", n.PID()))
+	check(b.t, err)
+	for _, thread := range threads {
+		if id, err := strconv.Atoi(thread.Name()); err == nil {
+			_ = unix.Setpriority(unix.PRIO_PROCESS, id, 19) // it may have ended
 		}
 	}
 }
@@ -126,7 +157,7 @@ func bpffs(t *testing.T) {
 func (b *bench) awaitPresent(n *lab.ClusterNode, want bool) {
 	b.t.Helper()
 	check(b.t, lab.Poll(settle, func() error {
-		got, err := b.Nodes[0].API.Node(b.ctx, n.Name)
+		got, err := b.Others(n)[0].API.Node(b.ctx, n.Name)
 		if err == nil && got.Present != want {
 			err = fmt.Errorf("node %s is present: %t", n.Name, got.Present)
 		}

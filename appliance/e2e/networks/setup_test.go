@@ -28,6 +28,9 @@ const (
 var programs string
 
 func TestMain(m *testing.M) {
+	if role := os.Getenv(plainRole); role != "" {
+		bePlain(role)
+	}
 	flag.Parse()
 	os.Exit(runTests(m))
 }
