@@ -22,12 +22,14 @@ type Target struct {
 // LUN is a mapped image.
 type LUN struct {
 	Number uint16 `json:"number"`
-	Image  string `json:"image"` // VOLUME/PATH
+	Image  string `json:"image"` // VOLUME/PATH, or VOLUME/PATH@SNAPSHOT
 	Size   int64  `json:"size"`
 	NAA    string `json:"naa"`
 	Serial string `json:"serial"`
 	State  string `json:"state"`            // Online or Unavailable
 	Reason string `json:"reason,omitempty"` // why it is Unavailable
+
+	ReadOnly bool `json:"readOnly,omitempty"` // writes are refused as protected: it is of a snapshot
 }
 
 // The states of a LUN.
@@ -42,9 +44,9 @@ type CHAP struct {
 	MutualUser string `json:"mutualUser,omitempty"`
 }
 
-// Map exports an image in a target.
+// Map exports an image in a target, or one of a snapshot, which is read-only.
 type Map struct {
-	Image string  `json:"image"`         // VOLUME/PATH
+	Image string  `json:"image"`         // VOLUME/PATH or VOLUME/PATH@SNAPSHOT
 	LUN   *uint16 `json:"lun,omitempty"` // nil: the lowest free number
 }
 

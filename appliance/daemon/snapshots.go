@@ -82,6 +82,9 @@ func (n *Node) DeleteSnapshot(ctx context.Context, volume, path, name string, fo
 	if path == "" {
 		what = volume + "@" + name
 	}
+	if err := n.snapshotNotExported(volume, name, path); err != nil {
+		return err
+	}
 	err := n.on(volume, func(_ *volumeState, p *parts) error {
 		all, err := p.vol.Snapshots(ctx)
 		if err != nil {

@@ -78,10 +78,12 @@ func (n *Node) describeTarget(t *target) api.Target {
 
 // describeLUN needs Node.mu.
 func (n *Node) describeLUN(l *lun) api.LUN {
-	out := api.LUN{Number: l.record.Number, NAA: l.record.NAA, Serial: l.record.Serial, State: api.LUNOnline, Image: "?/" + l.record.Path}
+	out := api.LUN{Number: l.record.Number, NAA: l.record.NAA, Serial: l.record.Serial, State: api.LUNOnline}
+	volume := "?"
 	if v := n.volumes[l.record.VolumeID]; v != nil {
-		out.Image = v.record.Name + "/" + l.record.Path
+		volume = v.record.Name
 	}
+	out.Image, out.ReadOnly = exported(volume, l.record.Path)
 	if l.unit == nil {
 		out.State, out.Reason = api.LUNUnavailable, l.reason
 		return out
@@ -288,7 +290,7 @@ func (n *Node) Map(ctx context.Context, name string, r api.Map) (api.LUN, error)
 	if err != nil {
 		return api.LUN{}, err
 	}
-	if _, err := n.Image(ctx, volume, path); err != nil {
+	if path, err = n.mappable(ctx, volume, path); err != nil {
 		return api.LUN{}, err
 	}
 	v, err := n.volume(volume)

@@ -67,8 +67,9 @@ func (n *Node) newUnit(ctx context.Context, p *parts, l cluster.LUN) (*unit, err
 	if image.Size() == 0 {
 		return nil, errors.Join(api.Errorf(api.Refused, "image %s has no bytes yet: give it a size first", l.Path), image.Close(ctx))
 	}
+	_, readOnly := exported("", l.Path)
 	lu, err := scsi.NewLogicalUnit(image, scsi.UnitOptions{
-		NAA: naa, Serial: l.Serial, Thin: true, PhysicalBlock: physicalBlock(p.dev), Shared: n.membership.Load().shared,
+		NAA: naa, Serial: l.Serial, Thin: true, ReadOnly: readOnly, PhysicalBlock: physicalBlock(p.dev), Shared: n.membership.Load().shared,
 	})
 	if err == nil {
 		state, _ := p.state()

@@ -76,7 +76,11 @@ func targetCells(r *targetRow) []string {
 	if r.CHAP != nil {
 		chap = r.CHAP.User
 	}
-	return []string{r.Name, number, r.lun.Image, size(r.lun.Size), r.lun.State, r.lun.Reason, allow, chap, strconv.Itoa(r.Sessions)}
+	state := r.lun.State
+	if r.lun.ReadOnly {
+		state += ", read-only"
+	}
+	return []string{r.Name, number, r.lun.Image, size(r.lun.Size), state, r.lun.Reason, allow, chap, strconv.Itoa(r.Sessions)}
 }
 
 func (c *cli) targetDelete() *cobra.Command {
@@ -93,7 +97,7 @@ func (c *cli) targetDelete() *cobra.Command {
 
 func (c *cli) targetMap() *cobra.Command {
 	var number int
-	cmd := c.verb("map IQN VOLUME/PATH [--lun N]", "Export an image as a LUN", 2, func(ctx context.Context, args []string) error {
+	cmd := c.verb("map IQN VOLUME/PATH[@SNAPSHOT] [--lun N]", "Export an image as a LUN, of a snapshot a read-only one", 2, func(ctx context.Context, args []string) error {
 		r := api.Map{Image: args[1]}
 		if number >= 0 {
 			if number > 65535 {
@@ -106,7 +110,11 @@ func (c *cli) targetMap() *cobra.Command {
 		if err != nil {
 			return err
 		}
-		return c.printOne(lun, "%s: LUN %d is %s, naa.%s", args[0], lun.Number, lun.Image, lun.NAA)
+		note := ""
+		if lun.ReadOnly {
+			note = ", read-only"
+		}
+		return c.printOne(lun, "%s: LUN %d is %s%s, naa.%s", args[0], lun.Number, lun.Image, note, lun.NAA)
 	})
 	cmd.Flags().IntVar(&number, "lun", -1, "number (default: the lowest free one)")
 	return cmd
