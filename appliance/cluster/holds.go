@@ -22,6 +22,7 @@ type Hold struct {
 	Node        string    `json:"node"`               // the owner
 	Incarnation uint64    `json:"incarnation"`
 	Since       time.Time `json:"since"`
+	Backup      *Backup   `json:"backup,omitempty"` // of a hold for a backup
 
 	created int64 // revision that made it
 }

@@ -78,6 +78,8 @@ func (n *Node) peerAPI() http.Handler {
 		n.log.Warn("a node is fenced by another's order", "node", o.Node, "by", cluster.Caller(r))
 		n.tell(w, n.fenceHere(r.Context(), o), nil)
 	})
+	n.answerBackups(mux)
+	n.answerRepairs(mux)
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if n.membership.Load() == nil {
 			n.tell(w, nil, api.Errorf(api.Unavailable, "node %s is still starting", n.name))

@@ -129,7 +129,7 @@ func (d *Daemon) openAPI(context.Context) error {
 	version.Node = d.config.Node.Name
 	s, err := server.New(server.Options{
 		Volumes: d.node, Images: d.node, Targets: d.node, Sessions: d.node, Events: d.node, Jobs: d.node,
-		Cluster: d.node, Nodes: d.node, Networks: d.node, Transfers: d.node,
+		Cluster: d.node, Nodes: d.node, Networks: d.node, Transfers: d.node, Backups: d.node,
 		Stats: d.node.Stats, Version: version, Log: d.log,
 	})
 	if err != nil {
@@ -198,6 +198,7 @@ func (d *Daemon) openExports(ctx context.Context) error {
 	d.tasks.Go(func() { d.node.keepNoting(ctx) })
 	d.tasks.Go(func() { d.node.keepJudging(ctx) })
 	d.tasks.Go(func() { d.node.keepTransfersSwept(ctx) })
+	d.tasks.Go(func() { d.node.keepBackupsSwept(ctx) })
 	return nil
 }
 
@@ -273,6 +274,7 @@ func (d *Daemon) closeAPI(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, apiTime)
 	defer cancel()
 	d.node.transfers.stop()
+	d.node.backups.stop()
 	for _, s := range []*http.Server{d.api, d.metrics} {
 		if s != nil && s.Shutdown(ctx) != nil {
 			_ = s.Close()

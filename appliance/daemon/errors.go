@@ -33,6 +33,7 @@ var codes = []struct {
 	{coordinator.ErrExists, api.Exists, ""},
 	{coordinator.ErrNotFound, api.NotFound, ""},
 	{coordinator.ErrInUse, api.Busy, ""},
+	{coordinator.ErrSuspended, api.Busy, "wait for its end, or end it: lunarctl backup list, lunarctl backup end VOLUME"},
 	{coordinator.ErrPath, api.Invalid, ""},
 	{coordinator.ErrSize, api.Invalid, ""},
 	{coordinator.ErrHoldsData, api.Refused, "`--force` does it all the same: that data is lost"},

@@ -70,6 +70,11 @@ type held struct {
 // hold records that an operation of this node holds a volume, what in words. With redirect every node sends its I/O
 // to the coordinator from then on. Busy: another operation for that reason is under way.
 func (n *Node) hold(ctx context.Context, v *volumeState, reason volume.Reason, redirect bool, what string) (*held, error) {
+	return n.holdAs(ctx, v, reason, cluster.Hold{Redirect: redirect, Operation: what})
+}
+
+// holdAs is hold for who has more to tell of it.
+func (n *Node) holdAs(ctx context.Context, v *volumeState, reason volume.Reason, record cluster.Hold) (*held, error) {
 	e, err := n.elections(ctx)
 	if err != nil {
 		return nil, err
@@ -79,7 +84,8 @@ func (n *Node) hold(ctx context.Context, v *volumeState, reason volume.Reason, r
 		return nil, api.Errorf(api.Busy, "volume %s is held for %s already, by this node", v.name(), reason).
 			WithHint("wait for its end; lunarctl log --volume %s tells of it", v.name())
 	}
-	h.Holding, err = e.Hold(ctx, v.id, cluster.Hold{Reason: reason.String(), Redirect: redirect, Operation: what})
+	record.Reason = reason.String()
+	h.Holding, err = e.Hold(ctx, v.id, record)
 	if err != nil {
 		n.holds.end(h.key)
 		return nil, refusal(err)
@@ -161,6 +167,7 @@ func (s *seat) heed(holds map[string]cluster.Hold) {
 	if here == nil || here.why != "" || here.finished {
 		return
 	}
+	here.coord.Suspend(suspensionOf(holds))
 	here.withhold = why != 0
 	if (here.unsure || here.withhold != here.withheld) && !here.regranting {
 		here.regranting = true

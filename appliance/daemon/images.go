@@ -60,7 +60,7 @@ func (n *Node) imagesOn(ctx context.Context, volume string) ([]api.Image, error)
 	err := n.on(volume, func(v *volumeState, p *parts) error {
 		stats, err := p.vol.List(ctx)
 		for _, s := range stats {
-			if !isTransfer(s.Path) {
+			if !isTransfer(s.Path) && !isBackup(s.Path) {
 				out = append(out, n.imageOf(v, s))
 			}
 		}
@@ -149,6 +149,9 @@ func (n *Node) renameImage(ctx context.Context, volume, path, name string) (api.
 	if toVolume != volume {
 		return api.Image{}, api.Errorf(api.Invalid, "an image cannot move from volume %s to %s by a new name", volume, toVolume)
 	}
+	if err := n.unsuspended(ctx, volume); err != nil {
+		return api.Image{}, refusal(err)
+	}
 	end, err := n.begin(ctx)
 	if err != nil {
 		return api.Image{}, err
@@ -179,6 +182,9 @@ func (n *Node) notExported(v *volumeState, path string) error {
 
 // DeleteImage implements server.Images.
 func (n *Node) DeleteImage(ctx context.Context, volume, path string, force bool) error {
+	if err := n.unsuspended(ctx, volume); err != nil {
+		return refusal(err)
+	}
 	end, err := n.begin(ctx)
 	if err != nil {
 		return err

@@ -137,6 +137,9 @@ func (t tree) Delete(ctx context.Context, volume, path string) error {
 
 // changing runs a change of an image that no LUN maps, also none that is not available now.
 func (t tree) changing(ctx context.Context, volume, path string, call func(v *volumeState, p *parts) error) error {
+	if err := t.n.unsuspendedID(ctx, volume); err != nil {
+		return err
+	}
 	end, err := t.n.begin(ctx)
 	if err != nil {
 		return errors.Join(err, syscall.EBUSY)

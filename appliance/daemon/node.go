@@ -34,6 +34,7 @@ type Node struct {
 	database     databaseState
 	jobs         jobs
 	transfers    transfers
+	backups      backups
 	holds        ownHolds
 	fabric       *fabric
 	echoes       chan struct{}         // those that answer probes

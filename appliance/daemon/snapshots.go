@@ -41,8 +41,8 @@ func (n *Node) CreateSnapshot(ctx context.Context, r api.CreateSnapshot) (api.Sn
 	if out.Name == "" {
 		out.Name = time.Now().UTC().Format("20060102-150405.000")
 	}
-	if err := protocol.CheckSnapshotName(out.Name); err != nil {
-		return out, api.Errorf(api.Invalid, "%v", err)
+	if err := checkSnapshotName(out.Name); err != nil {
+		return out, err
 	}
 	err = n.on(volume, func(_ *volumeState, p *parts) error {
 		hold, err := p.vol.Snapshot(ctx, out.Name, paths)
@@ -85,7 +85,10 @@ func (n *Node) DeleteSnapshot(ctx context.Context, volume, path, name string, fo
 	if err := n.snapshotNotExported(volume, name, path); err != nil {
 		return err
 	}
-	err := n.on(volume, func(_ *volumeState, p *parts) error {
+	err := n.on(volume, func(v *volumeState, p *parts) error {
+		if h, ok := n.backupHold(v.id); ok && h.Backup.Snapshot == name {
+			return n.backedUp(v, h)
+		}
 		all, err := p.vol.Snapshots(ctx)
 		if err != nil {
 			return err
@@ -113,6 +116,9 @@ func (n *Node) DeleteSnapshot(ctx context.Context, volume, path, name string, fo
 func (n *Node) Revert(ctx context.Context, volume, path, name string, force bool) (api.Image, error) {
 	if path == "" {
 		return api.Image{}, api.Errorf(api.Invalid, "no image is named").WithHint("write it as VOLUME/PATH@SNAPSHOT")
+	}
+	if err := n.unsuspended(ctx, volume); err != nil {
+		return api.Image{}, refusal(err)
 	}
 	end, err := n.begin(ctx)
 	if err != nil {

@@ -395,6 +395,9 @@ func (t *transfer) letGo(ctx context.Context) error {
 
 // name gives the image its name. What it replaces stays under another one until it has it.
 func (t *transfer) name(ctx context.Context) error {
+	if err := t.node.unsuspended(ctx, t.v.name()); err != nil {
+		return err
+	}
 	end, err := t.node.begin(ctx)
 	if err != nil {
 		return err

@@ -73,6 +73,7 @@ type Options struct {
 	Nodes     Nodes
 	Networks  Networks
 	Transfers Transfers
+	Backups   Backups
 	Stats     func() Stats // for the metrics; called at each scrape
 	Version   api.Version
 	Log       *slog.Logger
@@ -80,7 +81,7 @@ type Options struct {
 
 // Validate checks that no field is missing.
 func (o *Options) Validate() error {
-	for _, part := range []any{o.Volumes, o.Images, o.Targets, o.Sessions, o.Events, o.Jobs, o.Cluster, o.Nodes, o.Networks, o.Transfers} {
+	for _, part := range []any{o.Volumes, o.Images, o.Targets, o.Sessions, o.Events, o.Jobs, o.Cluster, o.Nodes, o.Networks, o.Transfers, o.Backups} {
 		if part == nil {
 			return errMissing
 		}

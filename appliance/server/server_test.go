@@ -27,6 +27,7 @@ type fake struct {
 	calls    []string
 	err      error
 	promised int64 // bytes of the saved file
+	awaited  chan string
 }
 
 func (f *fake) note(format string, args ...any) error {
@@ -143,6 +144,21 @@ func (f *fake) Transfer(ctx context.Context, r api.Transfer, ready func(api.Tran
 func (f *fake) FinishTransfer(_ context.Context, id string) (api.Image, error) {
 	return api.Image{}, f.note("finish %s", id)
 }
+func (f *fake) Backups(context.Context) ([]api.Backup, error) {
+	return []api.Backup{}, f.note("backups")
+}
+func (f *fake) BeginBackup(_ context.Context, r api.BeginBackup) (api.Backup, error) {
+	return api.Backup{ID: "b1", Volume: r.Volume}, f.note("begin backup %+v", r)
+}
+func (f *fake) AwaitBackup(ctx context.Context, b api.Backup) string {
+	if b.Volume == "long" {
+		<-ctx.Done()
+		f.awaited <- b.ID
+	}
+	return "by order"
+}
+func (f *fake) EndBackup(_ context.Context, name string) error { return f.note("end backup %s", name) }
+
 func (f *fake) DropTransfer(_ context.Context, id string) error { return f.note("drop %s", id) }
 func (f *fake) Jobs(context.Context) ([]api.Job, error)         { return nil, f.note("jobs") }
 func (f *fake) Events(ctx context.Context, follow bool, fn func(api.Event) error) error {
@@ -172,9 +188,9 @@ func stats() Stats {
 // serve runs a Server over a fake on a unix socket.
 func serve(t *testing.T) (*api.Client, *fake, *Server) {
 	t.Helper()
-	f := &fake{promised: 5}
+	f := &fake{promised: 5, awaited: make(chan string, 1)}
 	s, err := New(Options{
-		Volumes: f, Images: f, Targets: f, Sessions: f, Events: f, Jobs: f, Cluster: f, Nodes: f, Networks: f, Transfers: f, Stats: stats,
+		Volumes: f, Images: f, Targets: f, Sessions: f, Events: f, Jobs: f, Cluster: f, Nodes: f, Networks: f, Transfers: f, Backups: f, Stats: stats,
 		Version: api.Version{Version: "1", Node: "n1"}, Log: slog.New(slog.DiscardHandler),
 	})
 	if err != nil {
@@ -257,6 +273,10 @@ func TestEveryCall(t *testing.T) {
 		{func() error { _, err := c.Sessions(ctx); return err }, "sessions"},
 		{func() error { _, err := c.Transfer(ctx, api.Transfer{Image: "A/b"}, nothing); return err }, "finish t 1"},
 		{func() error { return dropped(c.Transfer(ctx, api.Transfer{Image: "A/b"}, failing)) }, "drop t 1"},
+		{func() error { _, err := c.Backups(ctx); return err }, "backups"},
+		{func() error { _, err := c.BeginBackup(ctx, api.BeginBackup{Volume: "A"}); return err },
+			"begin backup {Volume:A Images:[] Node: Snapshot: Since: Redirect:false Attached:false Listen: LimitNS:0 WaitNS:<nil>}"},
+		{func() error { return c.EndBackup(ctx, "A") }, "end backup A"},
 		{func() error { _, err := c.Jobs(ctx); return err }, "jobs"},
 		{func() error { return c.Log(ctx, "", false, func(api.Event) error { return nil }) }, "log false"},
 	}
@@ -394,7 +414,7 @@ func TestMetrics(t *testing.T) {
 func FuzzDecode(f *testing.F) {
 	f.Add(`{"device":"/dev/sdb","name":"V","format":"xfs"}`)
 	f.Add(`{"device":null}x`)
-	s, err := New(Options{Volumes: &fake{}, Images: &fake{}, Targets: &fake{}, Sessions: &fake{}, Events: &fake{}, Jobs: &fake{}, Cluster: &fake{}, Nodes: &fake{}, Networks: &fake{}, Transfers: &fake{},
+	s, err := New(Options{Volumes: &fake{}, Images: &fake{}, Targets: &fake{}, Sessions: &fake{}, Events: &fake{}, Jobs: &fake{}, Cluster: &fake{}, Nodes: &fake{}, Networks: &fake{}, Transfers: &fake{}, Backups: &fake{},
 		Stats: stats, Log: slog.New(slog.DiscardHandler)})
 	if err != nil {
 		f.Fatal(err)

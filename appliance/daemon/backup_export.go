@@ -1,0 +1,229 @@
+package daemon
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/url"
+	"os"
+	"slices"
+	"sync/atomic"
+
+	"golang.org/x/sys/unix"
+
+	"lunar/appliance/api"
+	"lunar/datapath/layout"
+	"lunar/datapath/layout/protocol"
+	"lunar/datapath/volume"
+	"lunar/datapath/wire/nbd"
+)
+
+// backupImage is one image of a backup: a file that shares the blocks of the snapshot's, which nobody writes.
+type backupImage struct {
+	b      *backup
+	path   string // of the image
+	work   string // of the file
+	cloned bool   // it may be there
+
+	image   *volume.Image
+	layout  *layout.Layout // all of it, as the file system has it
+	changed []layout.Range // since the other snapshot, in order
+	read    atomic.Int64   // bytes that were served
+}
+
+// open makes all images' files, and opens them.
+func (b *backup) open(ctx context.Context) error {
+	for _, im := range b.images {
+		if err := b.with(func(p *parts) error { return im.open(ctx, p) }); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (im *backupImage) open(ctx context.Context, p *parts) (err error) {
+	im.cloned = true
+	if err := p.vol.CloneSnapshot(ctx, im.b.record.Snapshot, im.path, im.work); err != nil {
+		return err
+	}
+	if im.image, err = p.vol.OpenImage(ctx, im.work); err != nil {
+		return err
+	}
+	s := im.b.v.seat.Load()
+	if s == nil || s.coordinator(0) == nil {
+		return api.Errorf(api.Unavailable, "this node does not coordinate volume %s any more", im.b.v.name()).WithHint("try again")
+	}
+	c := s.coordinator(0)
+	if im.layout, err = c.Layout(protocol.Call{Image: im.image.ID(), Epoch: c.Epoch()}); err != nil {
+		return err
+	}
+	return im.compare(ctx, p)
+}
+
+// compare finds what has changed. An image that the other snapshot does not have has changed everywhere.
+func (im *backupImage) compare(ctx context.Context, p *parts) (err error) {
+	since := im.b.r.Since
+	if since == "" {
+		return nil
+	}
+	im.changed, err = p.vol.Diff(ctx, im.path, since, im.b.record.Snapshot)
+	if api.CodeOf(refusal(err)) == api.NotFound {
+		im.changed, err = []layout.Range{{Len: im.layout.Size()}}, nil
+	}
+	return err
+}
+
+// clear closes the image and removes its file.
+func (im *backupImage) clear(ctx context.Context) error {
+	var closed error
+	if im.image != nil {
+		closed = im.image.Close(ctx)
+	}
+	if !im.cloned {
+		return closed
+	}
+	return errors.Join(closed, absent(im.b.with(func(p *parts) error { return p.vol.Delete(ctx, im.work) })))
+}
+
+func (im *backupImage) describe() api.BackupImage {
+	out := api.BackupImage{Image: im.b.v.name() + "/" + im.path, Export: im.path, Size: im.layout.Size(), Read: im.read.Load()}
+	at := (&url.URL{Path: "/" + im.path}).EscapedPath()
+	out.URI = "nbd+unix://" + at + "?socket=" + url.QueryEscape(im.b.socket)
+	if im.b.address != "" {
+		out.TLSURI = "nbds://" + im.b.address + at
+	}
+	for e := range im.layout.In(layout.Range{Len: im.layout.Size()}) {
+		if !e.State.Zero() {
+			out.Data += e.Len
+		}
+	}
+	if im.b.r.Since == "" {
+		return out
+	}
+	out.Changed, out.Bitmap = new(int64), nbd.DirtyBitmap+im.b.r.Since
+	for _, r := range im.changed {
+		*out.Changed += r.Len
+	}
+	return out
+}
+
+// export finds an image by its path; of a backup of one image it is the default, too.
+func (b *backup) export(_ context.Context, name string, _ nbd.Peer) (nbd.Export, error) {
+	for _, im := range b.images {
+		if im.path == name || name == "" && len(b.images) == 1 {
+			return &backupExport{im}, nil
+		}
+	}
+	return nil, fmt.Errorf("backup %s has no image %q: %w", b.record.ID, name, unix.ENOENT)
+}
+
+// exports are the images' paths.
+func (b *backup) exports(context.Context, nbd.Peer) (names []string) {
+	for _, im := range b.images {
+		names = append(names, im.path)
+	}
+	return names
+}
+
+// backupExport is an image as NBD serves it.
+type backupExport struct{ *backupImage }
+
+var (
+	_ nbd.Export = (*backupExport)(nil)
+	_ nbd.Marked = (*backupExport)(nil)
+)
+
+// Size implements nbd.Export.
+func (x *backupExport) Size() int64 { return x.layout.Size() }
+
+// Info implements nbd.Export.
+func (x *backupExport) Info() nbd.Info {
+	return nbd.Info{ReadOnly: true, Block: uint32(x.image.BlockSize()), Preferred: uint32(os.Getpagesize()), Description: x.path + " in backup " + x.b.record.ID}
+}
+
+// Read implements nbd.Export.
+func (x *backupExport) Read(ctx context.Context, p []byte, off int64) error {
+	err := patiently(ctx, func() error {
+		_, err := x.image.ReadAt(p, off)
+		return err
+	})
+	if err == nil {
+		x.read.Add(int64(len(p)))
+	}
+	return err
+}
+
+// errBackup refuses what would change a backup; the server has refused it before.
+var errBackup = fmt.Errorf("a backup is read-only: %w", unix.EPERM)
+
+// Write implements nbd.Export.
+func (x *backupExport) Write(context.Context, []byte, int64, bool) error { return errBackup }
+
+// Flush implements nbd.Export.
+func (x *backupExport) Flush(context.Context) error { return nil }
+
+// Trim implements nbd.Export.
+func (x *backupExport) Trim(context.Context, int64, int64) error { return errBackup }
+
+// WriteZeroes implements nbd.Export.
+func (x *backupExport) WriteZeroes(context.Context, int64, int64, nbd.ZeroOptions) error {
+	return errBackup
+}
+
+// Status implements nbd.Export.
+func (x *backupExport) Status(_ context.Context, off, n int64, each func(nbd.Extent) bool) error {
+	for e := range x.layout.In(layout.Range{Off: off, Len: n}) {
+		if !each(nbd.Extent{Len: e.Len, Hole: !e.State.Allocated(), Zero: e.State.Zero()}) {
+			return nil
+		}
+	}
+	return nil
+}
+
+// Bitmaps implements nbd.Marked.
+func (x *backupExport) Bitmaps() []string {
+	if x.b.r.Since == "" {
+		return nil
+	}
+	return []string{x.b.r.Since}
+}
+
+// Marks implements nbd.Marked.
+func (x *backupExport) Marks(_ context.Context, bitmap string, off, n int64, each func(nbd.Mark) bool) error {
+	if bitmap != x.b.r.Since {
+		return fmt.Errorf("bitmap %q: %w", bitmap, unix.ENOENT)
+	}
+	marks(x.changed, off, off+n, each)
+	return nil
+}
+
+// marks tells of the bytes from off to end which lie in ranges, which are in order and apart.
+func marks(ranges []layout.Range, off, end int64, each func(nbd.Mark) bool) {
+	i, _ := slices.BinarySearchFunc(ranges, off, func(r layout.Range, at int64) int {
+		if r.End() <= at {
+			return -1
+		}
+		return 1
+	})
+	for ; off < end; i++ {
+		next := layout.Range{Off: end}
+		if i < len(ranges) {
+			next = ranges[i]
+		}
+		if gap := min(next.Off, end) - off; gap > 0 {
+			if !each(nbd.Mark{Len: gap}) {
+				return
+			}
+			off += gap
+		}
+		if n := min(next.End(), end) - off; n > 0 {
+			if !each(nbd.Mark{Len: n, Marked: true}) {
+				return
+			}
+			off += n
+		}
+	}
+}
+
+// Close implements nbd.Export.
+func (x *backupExport) Close() error { return nil }
