@@ -98,7 +98,7 @@ func (r *Ring) hold(op *Op) {
 	h := &heldOp{file: op.File, buf: op.Buf, released: op.Released}
 	r.slots[op.slot].owner = h
 	r.heldOps++
-	r.engine.pool.hold(h.buf)
+	r.engine.hold(h.buf)
 	op.Held = true
 	op.fail(kindOf(op.why), op.why)
 	r.log.Warn("operation held by the kernel after its cancellation", "op", op.Code.String(), "offset", op.Offset, "bytes", len(op.Buf))
@@ -110,7 +110,7 @@ func (h *heldOp) complete(r *Ring, slot uint32, _ int32, _ uint32) {
 	r.inKernel--
 	r.heldOps--
 	h.file.count(r.index, -1)
-	r.engine.pool.letGo(h.buf)
+	r.engine.letGo(h.buf)
 	r.letFile(h.file)
 	if h.released != nil {
 		h.released()

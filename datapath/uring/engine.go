@@ -15,6 +15,7 @@ type Engine struct {
 	opts  Options
 	epoch time.Time
 	pool  *Pool
+	lent  pageSets
 	rings []*Ring
 	files indexes
 	help  helper

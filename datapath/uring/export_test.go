@@ -37,3 +37,10 @@ func QueueDepth(f *os.File) (int, error) {
 	err := unix.Fstat(int(f.Fd()), &st)
 	return queueDepth(st.Rdev), err
 }
+
+// LentPools is the number of sockets' pools that are mapped.
+func LentPools(e *Engine) int {
+	e.lent.mu.Lock()
+	defer e.lent.mu.Unlock()
+	return len(e.lent.all)
+}

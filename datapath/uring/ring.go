@@ -28,6 +28,7 @@ type Ring struct {
 	log    *slog.Logger
 	sys    *sys.Ring
 	mail   mailbox
+	pipe   pipe
 	fixes  bool // the pool is registered
 
 	slots    []slot
@@ -131,6 +132,7 @@ func (r *Ring) thread(ready chan<- error) {
 	runtime.LockOSThread()
 	defer close(r.stopped)
 	defer r.mail.close()
+	defer r.pipe.close()
 	err := r.setup()
 	if err == nil {
 		r.armWake()

@@ -16,10 +16,11 @@ const MaxSendBuffers = 1024
 // Socket is a connected stream socket on a ring. Its methods are called on the ring's thread; the
 // functions they take run there too, never before the method returned.
 type Socket struct {
-	ring *Ring
-	fd   int32
-	rx   receiver
-	tx   sender
+	ring  *Ring
+	fd    int32
+	rx    receiver
+	tx    sender
+	pages *Pages // nil: everything is copied
 
 	closing  bool
 	gone     bool // the descriptor is closed
@@ -173,22 +174,29 @@ func (s *Socket) Send(bufs [][]byte, done func(err error)) {
 }
 
 // attempt sends what the socket takes without waiting: the number of bytes or a negative errno, as
-// in a completion. It is a raw system call, since it never blocks.
+// in a completion.
 func (x *sender) attempt() int32 {
-	x.aim()
+	if x.socket.pages != nil {
+		return x.attemptPages()
+	}
+	return x.copy(x.iov, 0)
+}
+
+// copy sends out of the vectors. It is a raw system call, since it never blocks.
+func (x *sender) copy(v []unix.Iovec, flags uintptr) int32 {
+	x.aim(v)
 	n, _, e := syscall.RawSyscall(unix.SYS_SENDMSG, uintptr(x.socket.fd), uintptr(unsafe.Pointer(&x.msg)),
-		unix.MSG_DONTWAIT|unix.MSG_NOSIGNAL)
+		unix.MSG_DONTWAIT|unix.MSG_NOSIGNAL|flags)
 	if e != 0 {
 		return -int32(e)
 	}
 	return int32(n)
 }
 
-// aim lets the message header describe what is left to send.
-func (x *sender) aim() {
-	left := x.iov[x.from:]
-	x.msg.Iov = &left[0]
-	x.msg.SetIovlen(len(left))
+// aim lets the message header describe v.
+func (x *sender) aim(v []unix.Iovec) {
+	x.msg.Iov = &v[0]
+	x.msg.SetIovlen(len(v))
 }
 
 // load makes the vectors of the buffers that are not empty.
@@ -206,7 +214,7 @@ func (x *sender) start(r *Ring) {
 	if len(x.iov)-x.from == 1 {
 		e.Send(x.socket.fd, bytes(&x.iov[x.from]))
 	} else {
-		x.aim()
+		x.aim(x.iov[x.from:])
 		e.Sendmsg(x.socket.fd, &x.msg)
 	}
 	e.Tag(r.next(x.slot))
