@@ -64,21 +64,30 @@ func TestObserver(t *testing.T) {
 		t.Error("the plain detector suspects nobody: this proves nothing")
 	}
 	t.Logf("its peers say meanwhile: %q", suspicions(b.Nodes[0], 0))
-	b.busy(p, observer, 8, 16*time.Second)
+	b.busy(p, 0, 16*time.Second, b.Nodes...)
+	// Now the observer gets no processor for long spans, and its peers as much as who is busy; for less than the lease.
+	for _, n := range b.Nodes {
+		b.renice(n, -20)
+	}
+	b.renice(observer, 19)
+	if b.busy(p, -20, 8*time.Second, observer) == 0 {
+		t.Error("the plain detector suspects nobody: this proves nothing")
+	}
 	check(t, b.Stop())
 }
 
-// busy keeps the processors from a daemon, and wants that none suspects another.
-func (b *bench) busy(p *plain, observer *lab.ClusterNode, threads int, during time.Duration) {
+// busy keeps the processors busy with 8 threads of a nice value, and wants that none of the observers suspects a node, and
+// nobody holds one for dead. It returns how often the plain detector suspects one.
+func (b *bench) busy(p *plain, nice int, during time.Duration, observers ...*lab.ClusterNode) int {
 	b.t.Helper()
-	b.beLast(observer)
+	const threads = 8
 	before, from := p.suspicions(), map[*lab.ClusterNode]int{}
 	for _, n := range b.Nodes {
 		from[n] = len(n.Log())
 	}
 	var spinning []*exec.Cmd
 	for range threads {
-		c := exec.Command("sh", "-c", "while :; do :; done")
+		c := exec.Command("nice", "-n", strconv.Itoa(nice), "sh", "-c", "while :; do :; done")
 		check(b.t, c.Start())
 		spinning = append(spinning, c)
 	}
@@ -87,24 +96,31 @@ func (b *bench) busy(p *plain, observer *lab.ClusterNode, threads int, during ti
 		_ = c.Process.Kill()
 		_ = c.Wait()
 	}
-	ours := 0
+	ours, others := 0, 0
 	for _, n := range b.Nodes {
 		for _, line := range suspicions(n, from[n]) {
+			if !slices.Contains(observers, n) && !strings.Contains(line, "node lost") {
+				others++ // the daemon that was kept from running
+				continue
+			}
 			ours++
 			b.t.Errorf("with %d threads spinning, node %s says %s", threads, n.Name, line)
 		}
 	}
-	b.t.Logf("%d threads spinning for %v: the nodes suspect %d times, a plain detector %d times", threads, during, ours, p.suspicions()-before)
+	plain := p.suspicions() - before
+	b.t.Logf("%d threads spinning for %v at nice %d: %d observers suspect %d times, a plain detector %d times; others say %d times that a daemon stalled",
+		threads, during, nice, len(observers), ours, plain, others)
+	return plain
 }
 
-// beLast gives a daemon the lowest ordinary priority. Its heartbeats' thread has one of its own.
-func (b *bench) beLast(n *lab.ClusterNode) {
+// renice gives a daemon a priority. Its heartbeats' thread has one of its own.
+func (b *bench) renice(n *lab.ClusterNode, nice int) {
 	b.t.Helper()
 	threads, err := os.ReadDir(fmt.Sprintf("/proc/%d/task", n.PID()))
 	check(b.t, err)
 	for _, thread := range threads {
 		if id, err := strconv.Atoi(thread.Name()); err == nil {
-			_ = unix.Setpriority(unix.PRIO_PROCESS, id, 19) // it may have ended
+			_ = unix.Setpriority(unix.PRIO_PROCESS, id, nice) // it may have ended
 		}
 	}
 }
