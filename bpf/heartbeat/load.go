@@ -230,7 +230,10 @@ func supported(o *Options) error {
 	if _, err := os.Stat(o.BTF); err != nil {
 		return fmt.Errorf("heartbeat: %w: the kernel has no type information (CONFIG_DEBUG_INFO_BTF): %w", ErrUnsupported, err)
 	}
-	return rights()
+	if err := rights(); err != nil {
+		return err
+	}
+	return answers()
 }
 
 // Now reads the clock of all stamps.

@@ -6,8 +6,10 @@ import (
 	"runtime"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 	"time"
+	"unsafe"
 
 	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/link"
@@ -298,5 +300,45 @@ func TestReadWhileWritten(t *testing.T) {
 	var s Stamp
 	if h.Stamp(path, &s); s.Beats < 10 || reads < 10 {
 		t.Errorf("%d beats, %d reads", s.Beats, reads)
+	}
+}
+
+// withoutBPF runs f on a thread of its own on which bpf(2) fails, as in a kernel without it or under a filter.
+func withoutBPF(t *testing.T, errno syscall.Errno, f func() error) error {
+	t.Helper()
+	done := make(chan error, 1)
+	go func() {
+		runtime.LockOSThread() // and ends with the filter
+		filter := []unix.SockFilter{
+			{Code: unix.BPF_LD | unix.BPF_W | unix.BPF_ABS}, // seccomp_data.nr
+			{Code: unix.BPF_JMP | unix.BPF_JEQ | unix.BPF_K, Jf: 1, K: unix.SYS_BPF},
+			{Code: unix.BPF_RET | unix.BPF_K, K: unix.SECCOMP_RET_ERRNO | uint32(errno)},
+			{Code: unix.BPF_RET | unix.BPF_K, K: unix.SECCOMP_RET_ALLOW},
+		}
+		program := unix.SockFprog{Len: uint16(len(filter)), Filter: &filter[0]}
+		if err := unix.Prctl(unix.PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0); err != nil {
+			done <- err
+			return
+		}
+		if err := unix.Prctl(unix.PR_SET_SECCOMP, unix.SECCOMP_MODE_FILTER, uintptr(unsafe.Pointer(&program)), 0, 0); err != nil {
+			done <- err
+			return
+		}
+		done <- f()
+	}()
+	return <-done
+}
+
+// TestNoBPF: a kernel that has no bpf(2), or does not let us.
+func TestNoBPF(t *testing.T) {
+	if os.Geteuid() != 0 {
+		t.Skip("needs root")
+	}
+	o := Options{Number: 1, Incarnation: 1, Keys: make([][KeySize]byte, 1)}
+	for errno, told := range map[syscall.Errno]string{unix.ENOSYS: "CONFIG_BPF_SYSCALL", unix.EPERM: "bpf(2) is refused"} {
+		err := withoutBPF(t, errno, func() error { return closeIfLoaded(Load(o)) })
+		if !errors.Is(err, ErrUnsupported) || !errors.Is(err, errno) || !strings.Contains(err.Error(), told) {
+			t.Errorf("bpf(2) fails with %v: %v", errno, err)
+		}
 	}
 }

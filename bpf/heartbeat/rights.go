@@ -43,6 +43,21 @@ func rights() error {
 	return fmt.Errorf("heartbeat: %w: this process lacks %s: %w", ErrUnsupported, strings.Join(missing, ", "), unix.EPERM)
 }
 
+// noCommand is one that bpf(2) does not have.
+const noCommand = 1 << 30
+
+// answers asks bpf(2) for nothing: only a kernel that has it, and lets us, finds the question wrong.
+func answers() error {
+	_, _, errno := unix.Syscall(unix.SYS_BPF, noCommand, 0, 0)
+	switch errno {
+	case unix.EINVAL:
+		return nil
+	case unix.ENOSYS:
+		return fmt.Errorf("heartbeat: %w: the kernel has no bpf(2) (CONFIG_BPF_SYSCALL): %w", ErrUnsupported, errno)
+	}
+	return fmt.Errorf("heartbeat: %w: bpf(2) is refused, as by a filter of system calls: %w", ErrUnsupported, errno)
+}
+
 // refused says ErrUnsupported where the kernel's answer means that it never will.
 func refused(what string, err error) error {
 	for _, final := range []error{unix.EPERM, unix.EACCES, unix.ENOSYS, ebpf.ErrNotSupported} {
