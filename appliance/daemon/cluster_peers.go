@@ -79,6 +79,7 @@ func (n *Node) peerAPI() http.Handler {
 		n.tell(w, n.fenceHere(r.Context(), o), nil)
 	})
 	n.answerBackups(mux)
+	n.answerRepairs(mux)
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if n.membership.Load() == nil {
 			n.tell(w, nil, api.Errorf(api.Unavailable, "node %s is still starting", n.name))

@@ -274,6 +274,7 @@ func (d *Daemon) closeAPI(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, apiTime)
 	defer cancel()
 	d.node.transfers.stop()
+	d.node.repairs.stop()
 	d.node.backups.stop()
 	for _, s := range []*http.Server{d.api, d.metrics} {
 		if s != nil && s.Shutdown(ctx) != nil {

@@ -36,6 +36,7 @@ type Node struct {
 	transfers    transfers
 	backups      backups
 	holds        ownHolds
+	repairs      repairs
 	fabric       *fabric
 	echoes       chan struct{}         // those that answer probes
 	networks     atomic.Pointer[known] // nil: not heard of yet, or in no cluster

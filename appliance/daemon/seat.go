@@ -40,6 +40,9 @@ type seat struct {
 	tried error   // why this node's last try to take over failed
 	busy  bool    // a step is under way
 
+	overhaul    *overhaul // is due at the next take-over, or under way
+	overhauling bool      // a tool may be at work on the device
+
 	abort  context.CancelFunc // ends a take-over that is under way; nil: there is none
 	ending atomic.Bool        // the guard has given the mount up, and it may be there still
 	regard atomic.Bool        // there is a new guard, which has to have the mount
@@ -204,6 +207,9 @@ func (s *seat) resign(ctx context.Context, reason string) error {
 			s.order = &departure{here.term, "", reason}
 		}
 		s.won = nil // its seat ends with the session
+		if s.overhauling && s.abort != nil {
+			s.abort()
+		}
 		idle := here == nil && !s.busy
 		s.mu.Unlock()
 		if idle {
@@ -338,6 +344,7 @@ func (s *seat) takeOver(ctx context.Context, t *cluster.Term) (err error) {
 		s.mu.Lock()
 		s.tried, s.abort = err, nil
 		s.mu.Unlock()
+		s.overhauled(err)
 		if err != nil {
 			s.note(ctx, "coordinator.failed", t.Epoch, fmt.Sprintf("volume %s: node %s could not take over: %v", s.name(), s.node.name, err))
 			err = errors.Join(err, s.abandon(ctx, t, err))
@@ -352,9 +359,12 @@ func (s *seat) takeOver(ctx context.Context, t *cluster.Term) (err error) {
 	if err := s.hold(step, p, t); err != nil {
 		return err
 	}
+	if err := s.overhaulIfDue(step, p, t); err != nil {
+		return err
+	}
 	here, err := s.mount(step, p, t)
 	if err != nil {
-		return err
+		return s.advise(err)
 	}
 	s.note(ctx, "coordinator.chosen", t.Epoch, fmt.Sprintf("node %s coordinates volume %s (epoch %d), %v after it was chosen",
 		s.node.name, s.name(), t.Epoch, time.Since(began).Round(time.Millisecond)))
@@ -452,6 +462,7 @@ func (s *seat) unguard() error {
 // handOver ends the term in plan.
 func (s *seat) handOver(ctx context.Context, here *tenure, order *departure) error {
 	began := time.Now()
+	s.ioWaits(began)
 	closing := s.record(ctx, here.term.Closing) // unmounting is safe whether or not others know of it
 	if p, release := s.v.borrow(); p != nil {
 		p.vol.Orphan()

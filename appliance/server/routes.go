@@ -17,7 +17,7 @@ type route struct {
 
 // routes is the whole API.
 func (s *Server) routes() []route {
-	return append(slices.Concat(s.clusterRoutes(), s.networkRoutes(), s.transferRoutes(), s.backupRoutes()), []route{
+	return append(slices.Concat(s.repairRoutes(), s.clusterRoutes(), s.networkRoutes(), s.transferRoutes(), s.backupRoutes()), []route{
 		{"GET /v1/version", answer(s.version)},
 
 		{"GET /v1/volumes", answer(s.listVolumes)},

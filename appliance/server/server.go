@@ -11,6 +11,8 @@ import (
 
 // Volumes manages the node's volumes. Errors are *api.Error where the user can do something.
 type Volumes interface {
+	Repairs
+
 	Volumes(ctx context.Context) ([]api.Volume, error)
 	Volume(ctx context.Context, name string) (api.VolumeDetail, error)
 	AddVolume(ctx context.Context, r api.AddVolume) (api.Volume, error)

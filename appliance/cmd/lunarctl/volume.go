@@ -14,12 +14,13 @@ func (c *cli) volumeCommand() *cobra.Command {
 	rename := c.verb("rename VOLUME NEW", "Give a volume another name; exports follow", 2, c.volumeRename)
 	redirect := c.verb("redirect VOLUME on|off", "Send this node's I/O through the coordinator", 2, c.volumeRedirect)
 	move := c.volumeMove()
+	repair := c.volumeRepair()
 	eject := c.verb("eject VOLUME", "Unmount a volume and forget it; its files stay", 1, c.volumeEject)
-	for _, cmd := range []*cobra.Command{show, rename, move, redirect, eject} {
+	for _, cmd := range []*cobra.Command{show, rename, move, redirect, repair, eject} {
 		cmd.ValidArgsFunction = c.complete(c.volumeNames)
 	}
 	return noun("volume", "Back-end LUNs with their file systems",
-		c.volumeAdd(), c.verb("list", "List the volumes", 0, c.volumeList), show, rename, move, redirect, eject)
+		c.volumeAdd(), c.verb("list", "List the volumes", 0, c.volumeList), show, rename, move, redirect, repair, eject)
 }
 
 func (c *cli) volumeAdd() *cobra.Command {

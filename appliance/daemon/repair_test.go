@@ -1,0 +1,105 @@
+package daemon
+
+import (
+	"context"
+	"os/exec"
+	"strings"
+	"testing"
+	"time"
+
+	"lunar/appliance/api"
+	"lunar/datapath/device/loopdev"
+)
+
+// damage breaks what an XFS that nobody has mounted counts.
+func damage(t *testing.T, device string, commands ...string) {
+	t.Helper()
+	args := []string{"-x"}
+	for _, c := range commands {
+		args = append(args, "-c", c)
+	}
+	if out, err := exec.Command("xfs_db", append(args, device)...).CombinedOutput(); err != nil {
+		t.Fatalf("%v: %s", err, out)
+	}
+}
+
+// A volume is checked while it is exported; damage is found, told, and repaired when that is asked for.
+func TestRepairOfAnExportedVolume(t *testing.T) {
+	loop := loopdev.Scratch(t, 400<<20, loopdev.Options{})
+	b := newBench(t)
+	client := b.start()
+	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
+	defer cancel()
+	_, err := client.AddVolume(ctx, api.AddVolume{Device: loop.Path, Format: "xfs"})
+	must(t, err)
+	_, err = client.CreateImage(ctx, api.CreateImage{Image: "Volume1/disk.img", Size: 32 << 20})
+	must(t, err)
+	_, err = client.CreateTarget(ctx, iqn)
+	must(t, err)
+	_, err = client.Map(ctx, iqn, api.Map{Image: "Volume1/disk.img"})
+	must(t, err)
+	must(t, qemuIO(t, b.portal(), "", "write -P 7 0 16M"))
+	repair := func(r api.Repair) (api.RepairResult, error) {
+		var steps []string
+		out, err := b.client.RepairVolume(ctx, "Volume1", r, func(s api.RepairStep) { steps = append(steps, s.Phase+": "+s.Text) })
+		t.Logf("%+v, %v\n%s", out, err, strings.Join(steps, "\n"))
+		return out, err
+	}
+	out, err := repair(api.Repair{Trim: true, Defragment: []string{"Volume1/disk.img"}})
+	must(t, err)
+	if out.Damaged || !out.Checked || out.WaitedNS == 0 || out.Coordinator != "n1" || len(out.Defragmented) != 1 || out.Trimmed == 0 {
+		t.Errorf("a sound volume: %+v", out)
+	}
+	must(t, qemuIO(t, b.portal(), "", "read -P 7 0 16M", "write -P 8 16M 1M"))
+
+	b.stop()
+	damage(t, loop.Path, "agi 0", "write -d freecount 3")
+	b.start()
+	out, err = repair(api.Repair{CheckOnly: true})
+	must(t, err)
+	if !out.Damaged || out.Repaired || len(out.Findings) == 0 {
+		t.Errorf("a damaged volume, looked at: %+v", out)
+	}
+	out, err = repair(api.Repair{})
+	must(t, err)
+	if !out.Damaged || !out.Repaired {
+		t.Errorf("a damaged volume: %+v", out)
+	}
+	out, err = repair(api.Repair{CheckOnly: true})
+	must(t, err)
+	if out.Damaged {
+		t.Errorf("a repaired volume: %+v", out)
+	}
+	must(t, qemuIO(t, b.portal(), "", "read -P 7 0 16M", "read -P 8 16M 1M"))
+	_, err = repair(api.Repair{NoCheck: true})
+	refused(t, err, api.Invalid, "nothing is left to do", "--trim")
+	_, err = repair(api.Repair{NoCheck: true, Defragment: []string{"Volume1/none.img"}})
+	refused(t, err, api.NotFound, "none.img", "")
+	b.stop()
+	must(t, exec.Command("xfs_repair", "-n", loop.Path).Run())
+}
+
+// A volume that no node can mount is repaired too.
+func TestRepairOfAVolumeThatDoesNotMount(t *testing.T) {
+	loop := loopdev.Scratch(t, 400<<20, loopdev.Options{})
+	b := newBench(t)
+	client := b.start()
+	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
+	defer cancel()
+	_, err := client.AddVolume(ctx, api.AddVolume{Device: loop.Path, Format: "xfs"})
+	must(t, err)
+	_, err = client.CreateImage(ctx, api.CreateImage{Image: "Volume1/disk.img", Size: 4 << 20, Thick: true})
+	must(t, err)
+	b.stop()
+	damage(t, loop.Path, "agf 0", "write -d freeblks 17", "agf 1", "write -d magicnum 0")
+	client = b.start()
+	out, err := client.RepairVolume(ctx, "Volume1", api.Repair{}, func(s api.RepairStep) { t.Log(s.Phase, s.Text) })
+	must(t, err)
+	if !out.Damaged || !out.Repaired || out.Coordinator != "n1" {
+		t.Errorf("%+v", out)
+	}
+	im, err := client.Image(ctx, "Volume1/disk.img")
+	if err != nil || im.Size != 4<<20 {
+		t.Fatalf("%+v, %v", im, err)
+	}
+}
