@@ -182,7 +182,7 @@ func (n *Node) unsuspendedID(ctx context.Context, volumeID string) error {
 			return nil
 		}
 		if time.Since(began) >= h.Backup.Wait {
-			return fmt.Errorf("%w: %s; it was waited for %v", coordinator.ErrSuspended, s.Why, h.Backup.Wait)
+			return s.Refuse()
 		}
 		if err := pause(ctx, viewPoll); err != nil {
 			return fmt.Errorf("%w: %s: %w", coordinator.ErrSuspended, s.Why, err)

@@ -27,6 +27,14 @@ type Suspension struct {
 	Snapshot, Folder string
 }
 
+// Refuse is the error of a change that has waited for as long as may be.
+func (s *Suspension) Refuse() error {
+	if s.Wait == 0 {
+		return fmt.Errorf("%w: %s", ErrSuspended, s.Why)
+	}
+	return fmt.Errorf("%w: %s; it was waited for %v", ErrSuspended, s.Why, s.Wait)
+}
+
 // suspension is the present one. The zero value is none.
 type suspension struct {
 	mu      sync.Mutex // guards what follows
@@ -124,5 +132,5 @@ func (c *Coordinator) awaitLifted(ctx context.Context, s *Suspension, lifted <-c
 	if left >= end {
 		return nil // it has ended by itself
 	}
-	return fmt.Errorf("%w: %s; it was waited for %v", ErrSuspended, s.Why, s.Wait)
+	return s.Refuse()
 }

@@ -1,0 +1,2 @@
+// Package backup tests backups as tools take them: nbdcopy, nbdinfo and qemu-img read a volume that initiators write to.
+package backup
