@@ -27,7 +27,7 @@ type View struct {
 func (v *View) eligible(node, volume string) bool { return v.Nodes[node].Paths[volume] }
 
 // Rank orders the nodes that can coordinate a volume, best first: whom the user named, nodes that
-// are not draining, fewest volumes coordinated, and then an order of the volume's own.
+// are not draining or stopping, fewest volumes coordinated, and then an order of the volume's own.
 func (v *View) Rank(volume string) []string { return v.rank(volume, nil) }
 
 func (v *View) rank(volume string, more map[string]int) []string {
@@ -50,6 +50,8 @@ func (v *View) rank(volume string, more map[string]int) []string {
 
 func (v *View) class(node, next string) int {
 	switch {
+	case v.Nodes[node].Stopping:
+		return 3 // only if nobody else is left
 	case v.Nodes[node].Draining:
 		return 2
 	case node == next:

@@ -36,10 +36,11 @@ type Presence struct {
 	Portals     []string        `json:"portals,omitempty"` // host:port where its targets are reached
 	Incarnation uint64          `json:"incarnation"`       // rises with every session of the node
 	TTL         time.Duration   `json:"ttl"`
-	Paths       map[string]bool `json:"paths,omitempty"` // volume ID → its LUN is reached; missing: unknown here
-	Draining    bool            `json:"-"`               // by order, see Coordinators.Drain
-	Coordinates int             `json:"-"`               // volumes coordinated, counted by View
-	Session     int64           `json:"-"`               // revision that made the session
+	Paths       map[string]bool `json:"paths,omitempty"`    // volume ID → its LUN is reached; missing: unknown here
+	Stopping    bool            `json:"stopping,omitempty"` // it hands over what it has, and ends
+	Draining    bool            `json:"-"`                  // by order, see Coordinators.Drain
+	Coordinates int             `json:"-"`                  // volumes coordinated, counted by View
+	Session     int64           `json:"-"`                  // revision that made the session
 }
 
 // SessionOptions for DB.StartSession. The callbacks are called one at a time, from the session's
@@ -86,10 +87,11 @@ type Session struct {
 	cancel   context.CancelFunc
 	ended    chan struct{}
 
-	mu    sync.Mutex      // guards paths, dirty, now
-	paths map[string]bool // copied on change
-	dirty bool
-	now   *life
+	mu       sync.Mutex      // guards what follows
+	paths    map[string]bool // copied on change
+	stopping bool
+	dirty    bool
+	now      *life
 }
 
 // life is one incarnation of a session.
@@ -324,7 +326,7 @@ func (s *Session) publish(ctx context.Context, l *life) error {
 
 // presence needs s.mu.
 func (s *Session) presence(l *life) Presence {
-	return Presence{Node: s.db.node, Address: s.options.Address, Portals: s.options.Portals, Incarnation: l.incarnation, TTL: l.ttl, Paths: s.paths}
+	return Presence{Node: s.db.node, Address: s.options.Address, Portals: s.options.Portals, Incarnation: l.incarnation, TTL: l.ttl, Paths: s.paths, Stopping: s.stopping}
 }
 
 // establish begins a new incarnation; it tries until ctx ends. old is this process's last one.

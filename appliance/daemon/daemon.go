@@ -33,6 +33,7 @@ const (
 	unmountTime = 40 * time.Second // volumes are flushed and unmounted
 	drainTime   = 10 * time.Second // the engine ends
 	apiTime     = 5 * time.Second  // API calls under way end
+	othersTime  = 30 * time.Second // other nodes that stop too, and need this one's vote, end
 )
 
 // Daemon is a running lunard.
@@ -243,6 +244,7 @@ func (d *Daemon) Close(ctx context.Context) error {
 	if d.stopTasks != nil {
 		d.stopTasks()
 	}
+	d.node.sayStopping()
 	errs := []error{
 		d.closeFront(ctx), d.closeNamespace(ctx), d.closeAPI(ctx), d.closeVolumes(ctx), d.closeMembership(ctx), d.closeEngine(ctx),
 	}
@@ -250,6 +252,7 @@ func (d *Daemon) Close(ctx context.Context) error {
 	if d.reservations != nil {
 		d.reservations.close()
 	}
+	d.awaitOthers(ctx)
 	if d.db != nil {
 		errs = append(errs, d.db.Close())
 	}
@@ -313,6 +316,16 @@ func (d *Daemon) closeEngine(ctx context.Context) error {
 	ctx, cancel := bounded(ctx, drainTime)
 	defer cancel()
 	return d.engine.Close(ctx)
+}
+
+// awaitOthers keeps the database for other nodes that stop at the same time; a hurry does not wait for them.
+func (d *Daemon) awaitOthers(ctx context.Context) {
+	if d.db == nil {
+		return
+	}
+	ctx, cancel := context.WithTimeout(ctx, othersTime)
+	defer cancel()
+	d.db.AwaitOthers(ctx)
 }
 
 // bounded is a context that ends after limit, or quickTime after ctx has ended.

@@ -161,16 +161,25 @@ func (m *membership) lost(incarnation uint64, reason error) {
 	m.deadline.over()
 }
 
-// close ends this node's part, in the reverse order; the volumes were handed over before.
+// sayStopping tells the other nodes that this one ends.
+func (n *Node) sayStopping() {
+	if m := n.membership.Load(); m != nil && m.session != nil {
+		m.session.SetStopping()
+	}
+}
+
+// close ends this node's part, in the reverse order; the volumes were handed over before. So the guard goes first: a
+// deadline that passes from here on, since the others have stopped too, is no reason to end anything.
 func (m *membership) close(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, serveLimit)
 	defer cancel()
+	_ = m.letGuardGo() // while it has mounts it refuses, which is said below
 	if m.stop != nil {
 		m.stop()
 	}
 	errs := []error{m.stopServing(ctx)}
 	m.tasks.Wait()
-	_ = m.letGuardGo() // before the others miss this node, and have its guard end it; said below if it refuses
+	_ = m.letGuardGo() // before the others miss this node, and have its guard end it
 	if m.session != nil {
 		m.session.Close()
 	}

@@ -463,7 +463,8 @@ func (s *seat) unguard() error {
 func (s *seat) handOver(ctx context.Context, here *tenure, order *departure) error {
 	began := time.Now()
 	s.ioWaits(began)
-	closing := s.record(ctx, here.term.Closing) // unmounting is safe whether or not others know of it
+	said := make(chan error, 1) // unmounting is safe whether or not others know of it
+	go func() { said <- s.record(ctx, here.term.Closing) }()
 	if p, release := s.v.borrow(); p != nil {
 		p.vol.Orphan()
 		release()
@@ -480,6 +481,7 @@ func (s *seat) handOver(ctx context.Context, here *tenure, order *departure) err
 	s.here = nil
 	s.mu.Unlock()
 	s.node.endServing(s.v.id, here.term.Epoch)
+	closing := <-said
 	if err != nil {
 		return errors.Join(closing, err, s.close(context.WithoutCancel(ctx), here), s.abandon(ctx, here.term, err))
 	}

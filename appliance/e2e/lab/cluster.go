@@ -8,6 +8,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -402,12 +403,14 @@ func (c *Cluster) Repair(ctx context.Context) error {
 	return nil
 }
 
-// Stop ends all nodes in order.
+// Stop ends all nodes in order, at once.
 func (c *Cluster) Stop() error {
-	var errs []error
-	for i := len(c.Nodes) - 1; i >= 0; i-- {
-		errs = append(errs, c.Nodes[i].Lunard.Stop())
+	errs := make([]error, len(c.Nodes))
+	var all sync.WaitGroup
+	for i, n := range c.Nodes {
+		all.Go(func() { errs[i] = n.Lunard.Stop() })
 	}
+	all.Wait()
 	return errors.Join(errs...)
 }
 

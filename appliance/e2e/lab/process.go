@@ -78,15 +78,18 @@ func (p *Process) Log() string {
 
 // Stop asks with SIGTERM and waits; a program that is still there after stopLimit is killed, which
 // is an error, as is an exit status other than 0. Stopping a stopped program does nothing.
-func (p *Process) Stop() error {
+func (p *Process) Stop() error { return p.StopWithin(stopLimit) }
+
+// StopWithin is Stop with another limit.
+func (p *Process) StopWithin(limit time.Duration) error {
 	if !p.signal(syscall.SIGTERM) {
 		return nil
 	}
 	select {
 	case <-p.exited:
-	case <-time.After(stopLimit):
+	case <-time.After(limit):
 		p.Kill()
-		return fmt.Errorf("stop %s: still running %s after SIGTERM; killed", p.cmd.Path, stopLimit)
+		return fmt.Errorf("stop %s: still running %s after SIGTERM; killed", p.cmd.Path, limit)
 	}
 	var status *exec.ExitError
 	if errors.As(p.err, &status) && status.Sys().(syscall.WaitStatus).Signal() == syscall.SIGTERM { //nolint:errcheck // Linux
