@@ -33,6 +33,10 @@ type Fabric struct {
 
 	storing sync.Mutex // one write of the StateFile at a time
 
+	// The worker's own, and the start's before it.
+	unset bool              // heart did not take all of the plan
+	said  map[string]string // errors that last, by what could not be done
+
 	judging  sync.Mutex // guards detector, stamps and waiting; held for microseconds only
 	detector *detector.Detector
 	stamps   []detector.Stamp
@@ -69,7 +73,7 @@ func Start(ctx context.Context, o Options) (*Fabric, error) {
 	}
 	f := &Fabric{
 		o: o, log: o.Log, detector: d, kick: make(chan struct{}, 1), done: make(chan struct{}),
-		chosen: map[uint16]network.Choice{}, changed: true,
+		chosen: map[uint16]network.Choice{}, changed: true, said: map[string]string{},
 	}
 	f.remember()
 	if err := f.begin(ctx); err != nil {
@@ -112,7 +116,9 @@ func (f *Fabric) begin(ctx context.Context) error {
 		f.links = nil // closed already
 		return err
 	}
-	f.follow()
+	if !f.follow(false) {
+		f.wake()
+	}
 	go f.run(own)
 	return nil
 }
@@ -311,5 +317,8 @@ func (f *Fabric) ProbeMTU(ctx context.Context, peer uint16, name string, size in
 // remote is where heartbeats of a path go, so also where a route may.
 func (f *Fabric) remote(p detector.Path) netip.Addr { return f.heart.Remote(p) }
 
-// pauseAfterError is how long the worker waits before it tries again what failed.
-const pauseAfterError = 500 * time.Millisecond
+// pauseAfterError is how long the worker waits before it tries again what failed; then twice as long, to longestPause.
+const (
+	pauseAfterError = 500 * time.Millisecond
+	longestPause    = 10 * time.Second
+)

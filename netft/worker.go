@@ -18,27 +18,29 @@ const maxWaiting = 4096
 // run does what verdicts and changes ask for, one after the other.
 func (f *Fabric) run(ctx context.Context) {
 	defer close(f.done)
-	var retry <-chan time.Time
+	var retry <-chan time.Time // nil: nothing has to be tried again
+	wait := pauseAfterError
 	for {
+		again := false
 		select {
 		case <-ctx.Done():
 			return
 		case <-f.kick:
 		case <-retry:
-			f.mu.Lock()
-			f.changed = true
-			f.mu.Unlock()
+			again = true
 		}
-		retry = nil
-		if !f.step(ctx) {
-			retry = time.After(pauseAfterError)
+		switch {
+		case f.step(ctx, again):
+			retry, wait = nil, pauseAfterError
+		case retry == nil || again:
+			retry, wait = time.After(wait), min(2*wait, longestPause)
 		}
 	}
 }
 
-// step returns false if something has to be tried again.
-func (f *Fabric) step(ctx context.Context) bool {
-	ok := f.follow()
+// step returns false if something has to be tried again; again tells to try what failed.
+func (f *Fabric) step(ctx context.Context, again bool) bool {
+	ok := f.follow(again)
 	verdicts := f.take()
 	if !f.reroute() {
 		ok = false
@@ -48,11 +50,12 @@ func (f *Fabric) step(ctx context.Context) bool {
 }
 
 // follow makes networks and paths of the interfaces, peers and settings, if one of these changed.
-func (f *Fabric) follow() bool {
+func (f *Fabric) follow(again bool) bool {
 	f.mu.Lock()
-	if !f.changed {
+	changed := f.changed
+	if !changed && (!again || !f.unset) {
 		f.mu.Unlock()
-		return true
+		return !f.unset
 	}
 	f.changed = false
 	nodes := []network.Node{{Number: f.o.Number, Name: f.o.Name, Interfaces: f.own}}
@@ -70,17 +73,28 @@ func (f *Fabric) follow() bool {
 	f.mu.Unlock()
 	f.complain(last.mistakes, p.mistakes)
 	err := f.heart.Set(p.interfaces, p.targets)
-	if err != nil {
-		f.log.Warn("heartbeats do not go over all paths", "error", err)
-	}
+	f.unset = err != nil
+	f.warn("heartbeats do not go over all paths", err)
 	f.watch(peers, p)
 	for _, id := range newlyDown(last, p) {
 		f.heart.Gone(id)
 	}
-	if f.o.Changed != nil {
+	if changed && f.o.Changed != nil {
 		f.o.Changed()
 	}
 	return err == nil
+}
+
+// warn logs an error once, until it is another one; nil ends it.
+func (f *Fabric) warn(what string, err error) {
+	if err == nil {
+		delete(f.said, what)
+		return
+	}
+	if f.said[what] != err.Error() {
+		f.said[what] = err.Error()
+		f.log.Warn(what, "error", err)
+	}
 }
 
 func (f *Fabric) complain(before, now []string) {
@@ -172,11 +186,9 @@ func (f *Fabric) setRoutes(routes []route.Route, p plan) bool {
 	for _, i := range p.interfaces {
 		names = append(names, i.Name)
 	}
-	if err := f.routes.Set(routes, names); err != nil {
-		f.log.Warn("a route to a peer could not be set", "error", err)
-		return false
-	}
-	return true
+	err := f.routes.Set(routes, names)
+	f.warn("a route to a peer could not be set", err)
+	return err == nil
 }
 
 // choose picks the best network over which heartbeats pass; without one, the best that is not given up.
