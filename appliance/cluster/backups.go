@@ -8,7 +8,6 @@ type Backup struct {
 	ID       string        `json:"id"`              // 8 hex digits
 	Snapshot string        `json:"snapshot"`        // that it shows
 	Since    string        `json:"since,omitempty"` // an earlier snapshot, of an incremental one
-	Folder   string        `json:"folder"`          // of the files that it is served from, on the volume
 	Wait     time.Duration `json:"wait,omitempty"`  // of a change, before it fails
 	Until    time.Time     `json:"until"`           // it has ended then, whatever happens
 }

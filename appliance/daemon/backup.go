@@ -85,7 +85,6 @@ func (n *Node) newBackup(r api.BeginBackup) (*backup, error) {
 	_, _ = rand.Read(id[:]) // never fails
 	b := &backup{node: n, v: v, r: r, begun: time.Now().UTC(), orders: make(chan backupOver, 1), over: make(chan struct{})}
 	b.record = cluster.Backup{ID: hex.EncodeToString(id[:]), Snapshot: r.Snapshot, Since: r.Since, Wait: time.Duration(wait), Until: b.begun.Add(time.Duration(limit))}
-	b.record.Folder = backupFolder + n.name
 	b.socket = n.socket + "." + b.record.ID
 	if b.record.Snapshot == "" {
 		b.record.Snapshot = passingSnapshot + b.record.ID
@@ -99,11 +98,6 @@ func (n *Node) newBackup(r api.BeginBackup) (*backup, error) {
 
 // passingSnapshot begins the name of a snapshot that goes with its backup, whose ID follows.
 const passingSnapshot = "backup-"
-
-// backupFile is the path of what a backup serves an image from: i is the image's rank by path.
-func backupFile(node, id string, i int) string {
-	return fmt.Sprintf("%s%s/%s.%d", backupFolder, node, id, i)
-}
 
 // isPassing tells whether a snapshot's name is of a backup, and of which.
 func isPassing(name string) (id string, ok bool) {
@@ -249,8 +243,8 @@ func (b *backup) snapshot(ctx context.Context) error {
 		return err
 	})
 	slices.Sort(paths)
-	for i, path := range paths {
-		b.images = append(b.images, &backupImage{b: b, path: path, work: backupFile(b.node.name, b.record.ID, i)})
+	for _, path := range paths {
+		b.images = append(b.images, &backupImage{b: b, path: path})
 	}
 	return err
 }
@@ -415,7 +409,7 @@ func (b *backup) clear(ordered bool) error {
 	}
 	var errs []error
 	for _, im := range b.images {
-		errs = append(errs, im.clear(ctx))
+		errs = append(errs, im.close(ctx))
 	}
 	if b.taken && (b.r.Snapshot == "" || !ordered) {
 		errs = append(errs, absent(b.with(func(p *parts) error { return p.vol.DeleteSnapshot(ctx, b.record.Snapshot, "") })))

@@ -2,7 +2,6 @@ package daemon
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"net/url"
 	"os"
@@ -18,12 +17,10 @@ import (
 	"lunar/datapath/wire/nbd"
 )
 
-// backupImage is one image of a backup: a file that shares the blocks of the snapshot's, which nobody writes.
+// backupImage is one image of a backup, as the snapshot has it.
 type backupImage struct {
-	b      *backup
-	path   string // of the image
-	work   string // of the file
-	cloned bool   // it may be there
+	b    *backup
+	path string
 
 	image   *volume.Image
 	layout  *layout.Layout // all of it, as the file system has it
@@ -31,7 +28,7 @@ type backupImage struct {
 	read    atomic.Int64   // bytes that were served
 }
 
-// open makes all images' files, and opens them.
+// open opens all images of the snapshot.
 func (b *backup) open(ctx context.Context) error {
 	for _, im := range b.images {
 		if err := b.with(func(p *parts) error { return im.open(ctx, p) }); err != nil {
@@ -42,11 +39,7 @@ func (b *backup) open(ctx context.Context) error {
 }
 
 func (im *backupImage) open(ctx context.Context, p *parts) (err error) {
-	im.cloned = true
-	if err := p.vol.CloneSnapshot(ctx, im.b.record.Snapshot, im.path, im.work); err != nil {
-		return err
-	}
-	if im.image, err = p.vol.OpenImage(ctx, im.work); err != nil {
+	if im.image, err = p.vol.OpenImage(ctx, protocol.SnapshotPath(im.b.record.Snapshot, im.path)); err != nil {
 		return err
 	}
 	s := im.b.v.seat.Load()
@@ -73,16 +66,12 @@ func (im *backupImage) compare(ctx context.Context, p *parts) (err error) {
 	return err
 }
 
-// clear closes the image and removes its file.
-func (im *backupImage) clear(ctx context.Context) error {
-	var closed error
-	if im.image != nil {
-		closed = im.image.Close(ctx)
+// close ends the use of the image.
+func (im *backupImage) close(ctx context.Context) error {
+	if im.image == nil {
+		return nil
 	}
-	if !im.cloned {
-		return closed
-	}
-	return errors.Join(closed, absent(im.b.with(func(p *parts) error { return p.vol.Delete(ctx, im.work) })))
+	return im.image.Close(ctx)
 }
 
 func (im *backupImage) describe() api.BackupImage {

@@ -57,10 +57,6 @@ func (n *Node) sweepBackups(ctx context.Context, v *volumeState) error {
 		return nil
 	}
 	defer release()
-	files, err := p.vol.List(ctx)
-	if err != nil {
-		return err
-	}
 	snapshots, err := p.vol.Snapshots(ctx)
 	if err != nil {
 		return err
@@ -74,11 +70,6 @@ func (n *Node) sweepBackups(ctx context.Context, v *volumeState) error {
 		return errors.Join(err, errBackedUp)
 	}
 	var errs []error
-	for i := range files {
-		if isBackup(files[i].Path) {
-			errs = append(errs, absent(refusal(p.vol.Delete(ctx, files[i].Path))))
-		}
-	}
 	gone := map[string]bool{}
 	for i := range snapshots {
 		if name := snapshots[i].Name; !gone[name] && strings.HasPrefix(name, passingSnapshot) {

@@ -183,15 +183,6 @@ func (b *bench) released(t *testing.T, began api.Backup, kept bool) {
 	_, err = b.client.CreateImage(ctx, api.CreateImage{Image: "Volume1/after.img", Size: 1 << 20})
 	must(t, err)
 	must(t, b.client.DeleteImage(ctx, "Volume1/after.img", true))
-	p, release := b.daemon.node.sortedVolumes()[0].borrow()
-	defer release()
-	files, err := p.vol.List(ctx)
-	must(t, err)
-	for _, f := range files {
-		if isBackup(f.Path) {
-			t.Errorf("%s is left", f.Path)
-		}
-	}
 }
 
 // incrementalBackup reads what has changed since monday by TLS, onto a copy of monday, and compares.
@@ -308,14 +299,12 @@ func (b *bench) stoppedBackup(t *testing.T) {
 	p, release := b.daemon.node.sortedVolumes()[0].borrow()
 	_, err = p.vol.Snapshot(t.Context(), "backup-0123abcd", []string{"disk.img"}) // as a killed daemon leaves it
 	must(t, err)
-	must(t, p.vol.Clone(t.Context(), "disk.img", ".backup/n1/0123abcd.0"))
 	release()
 	b.restart()
 	eventually(t, 10*time.Second, "what was left is swept", func() bool {
 		p, release := b.daemon.node.sortedVolumes()[0].borrow()
 		defer release()
-		files, err := p.vol.List(t.Context())
-		snapshots, err2 := p.vol.Snapshots(t.Context())
-		return err == nil && err2 == nil && !strings.Contains(fmt.Sprint(files, snapshots), "0123abcd")
+		snapshots, err := p.vol.Snapshots(t.Context())
+		return err == nil && !strings.Contains(fmt.Sprint(snapshots), "0123abcd")
 	})
 }

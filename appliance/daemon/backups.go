@@ -9,7 +9,6 @@ import (
 	"net/http"
 	"net/url"
 	"slices"
-	"strings"
 	"sync"
 	"time"
 
@@ -27,11 +26,6 @@ const (
 	backupRenewal    = time.Second      // between these signs
 	backupFollow     = 5 * time.Second  // for the coordinator to suspend changes, or to allow them again
 )
-
-// backupFolder has the files that backups are served from: VOLUME/.backup/NODE/ID.NUMBER. They are in no list of images.
-const backupFolder = ".backup/"
-
-func isBackup(path string) bool { return strings.HasPrefix(path, backupFolder) }
 
 var errNoBackup = api.Errorf(api.NotFound, "there is no such backup").WithHint("`lunarctl backup list` shows those that are under way")
 
@@ -145,7 +139,7 @@ func suspensionOf(holds map[string]cluster.Hold) *coordinator.Suspension {
 	}
 	b := h.Backup
 	return &coordinator.Suspension{
-		ID: b.ID, Wait: b.Wait, Until: b.Until, Snapshot: b.Snapshot, Folder: b.Folder,
+		ID: b.ID, Wait: b.Wait, Until: b.Until, Snapshot: b.Snapshot,
 		Why: fmt.Sprintf("backup %s on node %s since %s, until %s at the latest", b.ID, h.Node, h.Since.Format(time.TimeOnly), b.Until.UTC().Format(time.DateTime)),
 	}
 }

@@ -34,7 +34,7 @@ func (c *Coordinator) changeName(ctx context.Context, m protocol.Meta, p, operat
 	if err := checkPath(p); err != nil {
 		return err
 	}
-	if err := c.unsuspended(ctx, ownImage(p)); err != nil {
+	if err := c.unsuspended(ctx, ""); err != nil {
 		return explain(p, operation, err)
 	}
 	return c.changeOf(ctx, m, "image "+p, operation, fn)
@@ -63,7 +63,7 @@ func (c *Coordinator) Create(ctx context.Context, m protocol.Meta, p string, o p
 	if err := checkPath(p); err != nil {
 		return err
 	}
-	if err := c.unsuspended(ctx, ownImage(p)); err != nil {
+	if err := c.unsuspended(ctx, ""); err != nil {
 		return explain(p, "create", err)
 	}
 	if err := c.enterFor(m.Epoch); err != nil {

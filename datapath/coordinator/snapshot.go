@@ -68,7 +68,7 @@ func (c *Coordinator) changeSnapshot(ctx context.Context, m protocol.Meta, name,
 	if err := protocol.CheckSnapshotName(name); err != nil {
 		return explainOf(what, operation, err)
 	}
-	if err := c.unsuspended(ctx, ownSnapshot(name)); err != nil {
+	if err := c.unsuspended(ctx, name); err != nil {
 		return explainOf(what, operation, err)
 	}
 	return c.changeOf(ctx, m, what, operation, fn)

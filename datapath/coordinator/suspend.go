@@ -3,7 +3,6 @@ package coordinator
 import (
 	"context"
 	"fmt"
-	"strings"
 	"sync"
 	"time"
 
@@ -23,8 +22,7 @@ type Suspension struct {
 	Wait  time.Duration // of a change; 0: it fails at once
 	Until time.Time     // it ends by itself then
 
-	// What it is for: the snapshot of that name and images below that folder can be changed.
-	Snapshot, Folder string
+	Snapshot string // what it is for: the snapshot of that name can be made and deleted
 }
 
 // Refuse is the error of a change that has waited for as long as may be.
@@ -70,21 +68,12 @@ func (c *Coordinator) Suspended() string {
 	return p.now.ID
 }
 
-// ownImage and ownSnapshot tell what a suspension is for.
-func ownImage(path string) func(*Suspension) bool {
-	return func(s *Suspension) bool { return s.Folder != "" && strings.HasPrefix(path, s.Folder+"/") }
-}
-
-func ownSnapshot(name string) func(*Suspension) bool {
-	return func(s *Suspension) bool { return s.Snapshot != "" && name == s.Snapshot }
-}
-
-// unsuspended returns when the name space may be changed. It is called without a lock, and before the call is counted
+// unsuspended returns when the name space may be changed, or that snapshot, "" for none. It is called without a lock, and before the call is counted
 // in, so that a term can end meanwhile.
-func (c *Coordinator) unsuspended(ctx context.Context, own func(*Suspension) bool) error {
+func (c *Coordinator) unsuspended(ctx context.Context, snapshot string) error {
 	began := time.Now()
 	for {
-		s, lifted, err := c.suspension.join(own)
+		s, lifted, err := c.suspension.join(snapshot)
 		if s == nil || err != nil {
 			return err
 		}
@@ -97,11 +86,11 @@ func (c *Coordinator) unsuspended(ctx context.Context, own func(*Suspension) boo
 }
 
 // join counts a caller among those that wait; s is nil when it need not.
-func (p *suspension) join(own func(*Suspension) bool) (s *Suspension, lifted <-chan struct{}, err error) {
+func (p *suspension) join(snapshot string) (s *Suspension, lifted <-chan struct{}, err error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	switch {
-	case p.now == nil || own(p.now) || !time.Now().Before(p.now.Until):
+	case p.now == nil || snapshot != "" && snapshot == p.now.Snapshot || !time.Now().Before(p.now.Until):
 		return nil, nil, nil
 	case p.waiting >= maxSuspended:
 		return nil, nil, fmt.Errorf("%w: %s; %d changes wait already", ErrSuspended, p.now.Why, p.waiting)
