@@ -16,6 +16,7 @@ type Volume struct {
 	AllowUnfenced bool      `json:"allowUnfenced,omitempty"` // several nodes may use it although its LUN has no reservations
 	Ejecting      bool      `json:"ejecting,omitempty"`      // no node takes it any more
 	Redirected    []string  `json:"redirected,omitempty"`
+	OffLine       []string  `json:"offLine,omitempty"` // nodes that take no part in it, by the user's wish
 	Created       time.Time `json:"created"`
 	Mending       *Mending  `json:"mending,omitempty"` // it is repaired, and not to be mounted before that is done
 }

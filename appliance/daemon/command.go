@@ -23,6 +23,7 @@ const (
 	exitOK     = 0
 	exitFailed = 1
 	exitUsage  = 2
+	exitConfig = 78 // EX_CONFIG: to be started again is of no use
 )
 
 var errUsage = errors.New("wrong usage")
@@ -55,7 +56,10 @@ func Command(args []string, stdout, stderr io.Writer) int {
 	c, err := o.load()
 	if err != nil {
 		_, _ = fmt.Fprintln(stderr, "lunard:", err)
-		return exitFailed
+		if o.check || o.leave || o.restore != "" {
+			return exitFailed
+		}
+		return exitConfig
 	}
 	if o.check {
 		_, _ = fmt.Fprintln(stdout, "the configuration is valid")
@@ -67,7 +71,7 @@ func Command(args []string, stdout, stderr io.Writer) int {
 	if o.restore != "" {
 		return restoreFile(context.Background(), c, o.restore, o.force, stdout, stderr)
 	}
-	if err := run(c, logger(c.Log, stderr)); err != nil {
+	if err := run(c, logger(c.Log, c.Node.Name, stderr)); err != nil {
 		_, _ = fmt.Fprintln(stderr, "lunard:", err)
 		return exitFailed
 	}
@@ -118,13 +122,15 @@ func (o *options) load() (config.Config, error) {
 }
 
 // logger writes to w, and to the journal itself where that is what w leads to.
-func logger(l config.Log, w io.Writer) *slog.Logger {
+func logger(l config.Log, node string, w io.Writer) *slog.Logger {
 	o := &slog.HandlerOptions{Level: l.SlogLevel()}
 	if l.Format == "json" {
 		return slog.New(slog.NewJSONHandler(w, o))
 	}
 	if toJournal, err := journal.StderrIsJournalStream(); err == nil && toJournal && w == os.Stderr {
-		return slog.New(&journalHandler{level: l.SlogLevel(), send: journal.Send})
+		return slog.New(&journalHandler{
+			level: l.SlogLevel(), send: journal.Send, unit: os.Getenv(volumeUnit), fields: map[string]string{"NODE": node},
+		})
 	}
 	return slog.New(slog.NewTextHandler(w, o))
 }

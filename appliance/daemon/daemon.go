@@ -8,8 +8,8 @@ import (
 	"net"
 	"net/http"
 	"runtime"
-	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	systemd "github.com/coreos/go-systemd/v22/daemon"
@@ -50,6 +50,7 @@ type Daemon struct {
 	namespace    *namespace.Namespace // nil: not mounted
 	listeners    *listeners
 	api, metrics *http.Server
+	told         atomic.Pointer[string] // systemd, as the status
 	stopTasks    context.CancelFunc
 	tasks        sync.WaitGroup // the API's servers, the watchdog, the retries
 }
@@ -131,7 +132,7 @@ func (d *Daemon) openAPI(context.Context) error {
 	s, err := server.New(server.Options{
 		Volumes: d.node, Images: d.node, Targets: d.node, Sessions: d.node, Events: d.node, Jobs: d.node,
 		Cluster: d.node, Nodes: d.node, Networks: d.node, Transfers: d.node, Backups: d.node,
-		Stats: d.node.Stats, Version: version, Log: d.log,
+		Lines: d.node, Stats: d.node.Stats, Version: version, Log: d.log,
 	})
 	if err != nil {
 		return err
@@ -191,7 +192,7 @@ func (d *Daemon) openExports(ctx context.Context) error {
 		}
 	}
 	ctx, d.stopTasks = context.WithCancel(context.WithoutCancel(ctx))
-	d.tasks.Go(func() { d.notify.watch(ctx, d.engine) })
+	d.tasks.Go(func() { d.notify.watch(ctx, d.alive) })
 	d.tasks.Go(func() { d.node.keepTrying(ctx, d.status) })
 	d.tasks.Go(func() { d.node.keepWatch(ctx) })
 	d.tasks.Go(func() { d.node.keepAsking(ctx, d.status) })
@@ -200,35 +201,14 @@ func (d *Daemon) openExports(ctx context.Context) error {
 	d.tasks.Go(func() { d.node.keepJudging(ctx) })
 	d.tasks.Go(func() { d.node.keepTransfersSwept(ctx) })
 	d.tasks.Go(func() { d.node.keepBackupsSwept(ctx) })
+	d.tasks.Go(func() { d.keepTelling(ctx) })
+	d.tasks.Go(func() { d.node.joinByCredential(ctx) })
+	d.tasks.Go(func() { newVolumeUnits(d.log).keepUnits(ctx, d.node.lines) })
 	return nil
 }
 
 // Portals are the addresses on which initiators connect.
 func (d *Daemon) Portals() []net.Addr { return d.front.Portals() }
-
-// status tells systemd in words how the node is.
-func (d *Daemon) status() {
-	s := d.node.Stats()
-	absent := 0
-	for i := range s.Volumes {
-		if s.Volumes[i].State == api.StateAbsent {
-			absent++
-		}
-	}
-	var portals []string
-	for _, p := range d.Portals() {
-		portals = append(portals, p.String())
-	}
-	text := fmt.Sprintf("Serving %d volumes, %d targets, %d LUNs on %s", len(s.Volumes)-absent, s.Targets, s.LUNs, strings.Join(portals, ", "))
-	if absent > 0 {
-		text += fmt.Sprintf("; %d volumes are not available", absent)
-	}
-	if why := d.node.database.why(); why != "" {
-		text += "; ALARM: " + why
-	}
-	d.log.Info(text)
-	d.notify.status("%s", text)
-}
 
 // Ready tells systemd and the log that the node serves.
 func (d *Daemon) Ready() {
@@ -240,7 +220,8 @@ func (d *Daemon) Ready() {
 // database. It takes at most the sum of the bounds above; once ctx has ended it hurries.
 func (d *Daemon) Close(ctx context.Context) error {
 	d.notify.send(systemd.SdNotifyStopping)
-	d.notify.status("Stopping")
+	d.notify.status("Stopping: initiators log out, then the volumes are handed over")
+	d.node.end()
 	if d.stopTasks != nil {
 		d.stopTasks()
 	}

@@ -9,10 +9,11 @@ import (
 )
 
 // journalHandler sends records to systemd's journal with a field per attribute (VOLUME=, TARGET=, …),
-// so that `journalctl VOLUME=Volume1` finds them.
+// so that `journalctl VOLUME=Volume1` finds them. Every record has the fields that it begins with, such as NODE=.
 type journalHandler struct {
 	level  slog.Level
 	send   func(message string, p journal.Priority, fields map[string]string) error
+	unit   string            // template of volumes' units; empty: there are none
 	prefix string            // of the groups, ends with '_'
 	fields map[string]string // of WithAttrs; never changed
 	words  string            // the same for people
@@ -25,6 +26,9 @@ func (h *journalHandler) Enabled(_ context.Context, l slog.Level) bool { return 
 func (h *journalHandler) Handle(_ context.Context, r slog.Record) error {
 	all := h.with()
 	r.Attrs(func(a slog.Attr) bool { all.add(a); return true })
+	if volume := all.fields["VOLUME"]; volume != "" && h.unit != "" {
+		all.fields["OBJECT_SYSTEMD_UNIT"] = unitOf(h.unit, volume) // so that it is in that unit's journal too
+	}
 	return h.send(r.Message+all.words, priority(r.Level), all.fields)
 }
 
@@ -68,7 +72,7 @@ func (h *journalHandler) add(a slog.Attr) {
 		return
 	}
 	text := value.String()
-	if text == "" || a.Key == "" {
+	if text == "" || a.Key == "" || a.Key == "epoch" && text == "0" {
 		return
 	}
 	h.fields[fieldName(h.prefix+a.Key)] = text

@@ -42,8 +42,10 @@ type Node struct {
 	networks     atomic.Pointer[known] // nil: not heard of yet, or in no cluster
 
 	membership  atomic.Pointer[membership]
-	stopping    atomic.Bool   // the daemon ends
-	incarnation atomic.Uint64 // of the session, its last one while there is none
+	halt        chan struct{}          // closed when the daemon begins to end
+	joining     atomic.Pointer[string] // how the join by credentials is; nil: none is under way
+	stopping    atomic.Bool            // the daemon ends
+	incarnation atomic.Uint64          // of the session, its last one while there is none
 
 	// What the configuration says of this node among others.
 	stateDir     string
@@ -73,7 +75,7 @@ func newNode(name string, log *slog.Logger) *Node {
 	n := &Node{
 		name: name, log: log, directory: newDirectory(), reconciler: newReconciler(),
 		events: make(chan cluster.Event, maxEvents), changes: make(chan struct{}, 1), echoes: make(chan struct{}, maxEchoes),
-		verdicts: map[string]uint64{}, volumes: map[string]*volumeState{}, targets: map[string]*target{}, units: map[unitKey]*unit{},
+		halt: make(chan struct{}), verdicts: map[string]uint64{}, volumes: map[string]*volumeState{}, targets: map[string]*target{}, units: map[unitKey]*unit{},
 	}
 	n.changes <- struct{}{}
 	return n

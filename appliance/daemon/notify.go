@@ -7,8 +7,6 @@ import (
 	"time"
 
 	systemd "github.com/coreos/go-systemd/v22/daemon"
-
-	"lunar/datapath/uring"
 )
 
 // notifier talks to systemd; without NOTIFY_SOCKET it does nothing.
@@ -24,9 +22,8 @@ func (n notifier) status(format string, args ...any) {
 	n.send("STATUS=" + fmt.Sprintf(format, args...))
 }
 
-// watch feeds systemd's watchdog while every lane answers, until ctx ends. A lane that hangs lets
-// the watchdog fire: then systemd restarts the daemon.
-func (n notifier) watch(ctx context.Context, e *uring.Engine) {
+// watch feeds systemd's watchdog while alive says so in time, until ctx ends.
+func (n notifier) watch(ctx context.Context, alive func(ctx context.Context, within time.Duration) error) {
 	interval, err := systemd.SdWatchdogEnabled(false)
 	if err != nil || interval <= 0 {
 		return
@@ -34,7 +31,7 @@ func (n notifier) watch(ctx context.Context, e *uring.Engine) {
 	tick := time.NewTicker(interval / 3)
 	defer tick.Stop()
 	for {
-		if err := lanesAnswer(ctx, e, interval/3); err == nil {
+		if err := alive(ctx, interval/3); err == nil {
 			n.send(systemd.SdNotifyWatchdog)
 		} else if ctx.Err() == nil {
 			n.log.Error("the watchdog is not fed", "error", err)
@@ -46,3 +43,36 @@ func (n notifier) watch(ctx context.Context, e *uring.Engine) {
 		}
 	}
 }
+
+// alive checks that every lane runs callbacks and that the locks of the node's state are let go: without one of these
+// no I/O goes on, and systemd restarts the daemon. What may wait for a disk or another node is not asked.
+func (d *Daemon) alive(ctx context.Context, within time.Duration) error {
+	if err := lanesAnswer(ctx, d.engine, within); err != nil {
+		return err
+	}
+	if d.node.unlocked(ctx, within) {
+		return nil
+	}
+	return fmt.Errorf("the node's state is locked for more than %v", within)
+}
+
+// unlocked tells whether the locks that are held for moments can be had within a time.
+func (n *Node) unlocked(ctx context.Context, within time.Duration) bool {
+	for end := time.Now().Add(within); ; {
+		if n.mu.TryRLock() {
+			n.mu.RUnlock()
+			return true
+		}
+		select {
+		case <-ctx.Done():
+			return false
+		case <-time.After(lockPoll):
+		}
+		if time.Now().After(end) {
+			return false
+		}
+	}
+}
+
+// lockPoll is how often a lock that is held is tried again.
+const lockPoll = 10 * time.Millisecond

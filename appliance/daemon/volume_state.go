@@ -115,6 +115,10 @@ func (n *Node) onLine(ctx context.Context, v *volumeState) error {
 		v.set(nil, "it is being ejected; if that was cut short, eject it again")
 		return api.Errorf(api.Unavailable, "volume %s is being ejected", record.Name)
 	}
+	if record.OffLineOn(n.name) {
+		v.set(nil, offLineHere(record.Name))
+		return api.Errorf(api.Unavailable, "volume %s: %s", record.Name, offLineHere(record.Name))
+	}
 	p, err := n.openVolume(ctx, record)
 	if err != nil {
 		v.set(nil, err.Error())

@@ -16,11 +16,12 @@ func (c *cli) volumeCommand() *cobra.Command {
 	move := c.volumeMove()
 	repair := c.volumeRepair()
 	eject := c.verb("eject VOLUME", "Unmount a volume and forget it; its files stay", 1, c.volumeEject)
-	for _, cmd := range []*cobra.Command{show, rename, move, redirect, repair, eject} {
+	online, offline := c.volumeOnline(), c.volumeOffline()
+	for _, cmd := range []*cobra.Command{show, rename, move, redirect, repair, eject, online, offline} {
 		cmd.ValidArgsFunction = c.complete(c.volumeNames)
 	}
 	return noun("volume", "Back-end LUNs with their file systems",
-		c.volumeAdd(), c.verb("list", "List the volumes", 0, c.volumeList), show, rename, move, redirect, repair, eject)
+		c.volumeAdd(), c.verb("list", "List the volumes", 0, c.volumeList), show, rename, move, redirect, online, offline, repair, eject)
 }
 
 func (c *cli) volumeAdd() *cobra.Command {
