@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -109,6 +110,8 @@ type repair struct {
 	request api.Repair
 	result  api.RepairResult
 	steps   chan api.RepairStep
+
+	redirected, waits time.Time // since when I/O was redirected, and waited; zero: it was not
 }
 
 // repairHere does it, and hands each step on while it does.
@@ -155,7 +158,9 @@ func (r *repair) run(ctx context.Context) (err error) {
 	}()
 	n.note(ctx, cluster.Event{Kind: "volume.maintenance", Volume: r.v.name(), Text: fmt.Sprintf("maintenance of volume %s begins on node %s: %s", r.v.name(), n.name, r.what())})
 	if !r.request.NoCheck {
-		if err := r.held(ctx, true, r.check); err != nil {
+		err := r.held(ctx, true, r.check)
+		r.settled(ctx)
+		if err != nil {
 			return err
 		}
 	}
@@ -269,11 +274,27 @@ func (r *repair) check(ctx context.Context, h *held) error {
 		r.say(api.RepairStep{Phase: phaseMount, Text: "the volume is mounted again"})
 		o.fatal = r.followed(ctx, s)
 	}
-	if !o.began.IsZero() {
-		r.result.WaitedNS = int64(time.Since(o.began))
-	}
-	r.result.RedirectedNS = int64(time.Since(redirected))
+	r.redirected, r.waits = redirected, o.began
 	return errors.Join(o.err, o.fatal)
+}
+
+// directLimit is for all nodes to be as they were before a check.
+const directLimit = 3 * time.Second
+
+// settled waits until no node is redirected for a repair any more, so that what is told of waiting and redirected I/O
+// holds for every node.
+func (r *repair) settled(ctx context.Context) {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), directLimit)
+	defer cancel()
+	maintained := func(row api.VolumeNode) bool { return strings.Contains(row.Reason, volume.Maintenance.String()) }
+	for !r.redirected.IsZero() && slices.ContainsFunc(r.node.rows(ctx, r.v), maintained) && pause(ctx, heldPoll) == nil {
+	}
+	if !r.redirected.IsZero() {
+		r.result.RedirectedNS = int64(time.Since(r.redirected))
+	}
+	if !r.waits.IsZero() {
+		r.result.WaitedNS = int64(time.Since(r.waits))
+	}
 }
 
 // awaitOverhaul returns when it has ended. A vacant seat is made this node's for it.
