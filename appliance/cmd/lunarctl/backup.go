@@ -126,7 +126,7 @@ func (c *cli) showBackup(b api.Backup, keys string) error {
 	_, _ = fmt.Fprintln(c.out)
 	return printList(c, b.Images, "IMAGE SIZE DATA CHANGED URI", func(i *api.BackupImage) []string {
 		uri := i.URI
-		if i.TLSURI != "" {
+		if i.TLSURI != "" && keys != "" {
 			uri = i.TLSURI + "?tls-certificates=" + keys
 		}
 		return []string{i.Image, api.FormatSize(i.Size), api.FormatSize(i.Data), changed(i), uri}
