@@ -44,3 +44,9 @@ func LentPools(e *Engine) int {
 	defer e.lent.mu.Unlock()
 	return len(e.lent.all)
 }
+
+// LentPlaces is for how many sockets' pools there is a place in a ring's buffer table.
+const LentPlaces = lentPlaces
+
+// Registered tells whether p has one.
+func Registered(p *Pages) bool { return p.place != noPlace }

@@ -18,14 +18,49 @@ const byReference = 32 << 10
 type Pages struct {
 	*Pool
 	socket *Socket
-	closed bool // guarded by the engine's pageSets
+	place  uint16 // in the ring's buffer table, or noPlace
+	closed bool   // guarded by the engine's pageSets
+}
+
+const (
+	// lentPlaces is for how many pools a ring keeps a place in its buffer table. I/O to the others costs more.
+	lentPlaces = 32
+	noPlace    = 1<<16 - 1
+)
+
+// newPlaces are the free places behind the first.
+func newPlaces(first int) (free []uint16) {
+	for i := range lentPlaces {
+		free = append(free, uint16(first+i))
+	}
+	return free
+}
+
+// register gives p a place in the buffer table, if it can.
+func (r *Ring) register(p *Pages) {
+	p.place = noPlace
+	if n := len(r.places) - 1; n >= 0 && r.fixes && r.sys.UpdateBuffer(int(r.places[n]), p.usable()) == nil {
+		p.place, r.places = r.places[n], r.places[:n]
+	}
+	r.pages = append(r.pages, p)
+}
+
+func (r *Ring) unregister(p *Pages) {
+	i := slices.Index(r.pages, p)
+	if i < 0 {
+		return
+	}
+	r.pages = slices.Delete(r.pages, i, i+1)
+	if p.place != noPlace && r.sys.UpdateBuffer(int(p.place), nil) == nil {
+		r.places = append(r.places, p.place)
+	}
 }
 
 // Pages maps a pool of size bytes, a multiple of 1 MiB, for this socket alone; one at a time. What lies in it and
 // is not short Send does not copy: the network refers to the pages until the peer has read them, longer than until
 // done. Whoever writes to such a buffer changes what the peer reads. Nothing but the peer's own protocol tells
-// when that is over, and a peer may lie: so only what it may see anyway may ever be written there. Rings do not
-// register these buffers.
+// when that is over, and a peer may lie: so only what it may see anyway may ever be written there. The memory is
+// there, and locked, at once, for I/O of this ring.
 func (s *Socket) Pages(size int64) (*Pages, error) {
 	switch {
 	case s.closing:
@@ -42,6 +77,7 @@ func (s *Socket) Pages(size int64) (*Pages, error) {
 	}
 	s.pages = &Pages{Pool: pool, socket: s}
 	s.ring.engine.lent.add(s.pages)
+	s.ring.register(s.pages)
 	return s.pages, nil
 }
 
@@ -51,6 +87,7 @@ func (p *Pages) Close() error {
 	if p.socket.pages == p {
 		p.socket.pages = nil
 	}
+	p.socket.ring.unregister(p)
 	return p.socket.ring.engine.lent.close(p)
 }
 

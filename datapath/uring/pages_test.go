@@ -62,8 +62,8 @@ func closePages(t *testing.T, e *uring.Engine, p *uring.Pages) {
 	})
 }
 
-// TestPagesByReference: what was sent out of pages and is not read yet changes with them; headers and small pieces do not,
-// and nothing does once the pages are closed.
+// TestPagesByReference: what was sent out of pages and is not read yet changes with them, but for what the kernel had to copy;
+// headers and small pieces do not, and nothing does once the pages are closed.
 func TestPagesByReference(t *testing.T) {
 	e := uringtest.Open(t, uring.Options{})
 	s, peer := tcpPair(t, e)
@@ -72,26 +72,29 @@ func TestPagesByReference(t *testing.T) {
 	fill := func(b []byte, c byte) { copy(b, bytes.Repeat([]byte{c}, len(b))) }
 	fill(small, 's')
 	fill(big, 'a')
-	if err := wait(t, send(t, e, s, [][]byte{head, big, head, small, big[:64<<10]})); err != nil {
+	if err := wait(t, send(t, e, s, [][]byte{head, big, head, small})); err != nil {
 		t.Fatal(err)
 	}
 	for _, b := range [][]byte{head, small, big} {
 		fill(b, 'x')
 	}
 	closePages(t, e, p)
-	got := make([]byte, 48+128<<10+48+4096+64<<10)
+	got := make([]byte, 48+128<<10+48+4096)
 	if _, err := io.ReadFull(peer, got); err != nil {
 		t.Fatal(err)
 	}
+	data := got[48 : 48+128<<10]
+	x, a := bytes.Count(data, []byte{'x'}), bytes.Count(data, []byte{'a'})
+	if x == 0 || x+a != len(data) {
+		t.Errorf("of %d bytes %d went by reference and %d as a copy", len(data), x, a)
+	}
 	for _, part := range []struct {
-		name string
-		n    int
+		got  []byte
 		want byte
-	}{{"header", 48, 'h'}, {"data", 128 << 10, 'x'}, {"second header", 48, 'h'}, {"small", 4096, 's'}, {"more data", 64 << 10, 'x'}} {
-		if bytes.Count(got[:part.n], []byte{part.want}) != part.n {
-			t.Errorf("%s: not all of it is %q", part.name, part.want)
+	}{{got[:48], 'h'}, {got[48+128<<10:][:48], 'h'}, {got[48+128<<10+48:], 's'}} {
+		if bytes.Count(part.got, []byte{part.want}) != len(part.got) {
+			t.Errorf("not all of a piece is %q", part.want)
 		}
-		got = got[part.n:]
 	}
 	closeSocket(t, e, s)
 }
@@ -221,4 +224,37 @@ func TestPagesRefused(t *testing.T) {
 			t.Error("a pool for a closed socket")
 		}
 	})
+}
+
+// TestPagesRead reads from a file into the pages of more sockets than the buffer table has places for, and of later ones.
+func TestPagesRead(t *testing.T) {
+	e := uringtest.Open(t, uring.Options{})
+	f := openFile(t, e, 1<<20)
+	out := e.Pool().Get(64 << 10)
+	for i := range out {
+		out[i] = byte(i % 251)
+	}
+	do(t, e, &uring.Op{Code: uring.Write, File: f, Buf: out})
+	for range 2 {
+		var all []*uring.Pages
+		var socks []*uring.Socket
+		for i := range uring.LentPlaces + 2 {
+			s, _ := pair(t, e)
+			p := pagesOf(t, e, s, 1<<20)
+			if got, want := uring.Registered(p), i < uring.LentPlaces; got != want {
+				t.Fatalf("pool %d is registered: %v", i, got)
+			}
+			all, socks = append(all, p), append(socks, s)
+			in := p.Get(64 << 10)
+			do(t, e, &uring.Op{Code: uring.Read, File: f, Buf: in})
+			if !bytes.Equal(in, out) {
+				t.Fatalf("pool %d: read something else", i)
+			}
+		}
+		for i, p := range all {
+			closePages(t, e, p)
+			closeSocket(t, e, socks[i])
+		}
+	}
+	e.Pool().Put(out)
 }

@@ -29,7 +29,9 @@ type Ring struct {
 	sys    *sys.Ring
 	mail   mailbox
 	pipe   pipe
-	fixes  bool // the pool is registered
+	pages  []*Pages // of sockets
+	places []uint16 // of the buffer table, for them
+	fixes  bool     // the pool is registered
 
 	slots    []slot
 	free     []uint32
@@ -115,7 +117,8 @@ func (r *Ring) setup() (err error) {
 	if err := r.sys.RegisterFiles(r.opts.Files); err != nil {
 		return err
 	}
-	if err := r.sys.RegisterBuffers(r.engine.pool.regions()); err != nil {
+	r.places = newPlaces(len(r.engine.pool.regions()))
+	if err := r.sys.RegisterBuffers(append(r.engine.pool.regions(), make([][]byte, len(r.places))...)); err != nil {
 		r.log.Warn("buffer pool not registered, I/O costs more; raise RLIMIT_MEMLOCK", "err", err)
 	} else {
 		r.fixes = true
@@ -300,7 +303,15 @@ func (r *Ring) fixed(p []byte) (uint16, bool) {
 	if !r.fixes {
 		return 0, false
 	}
-	return r.engine.pool.region(p)
+	if i, ok := r.engine.pool.region(p); ok {
+		return i, true
+	}
+	for _, l := range r.pages {
+		if _, ok := l.region(p); ok {
+			return l.place, l.place != noPlace
+		}
+	}
+	return 0, false
 }
 
 // Index is the ring's number, from 0.

@@ -66,6 +66,7 @@ const (
 	registerBuffers       = 0 // io_uring_register(2), "opcode"
 	registerFiles2        = 13
 	registerFilesUpdate   = 6
+	registerBuffersUpdate = 16
 	registerRingFDs       = 20
 	unregisterRingFDs     = 21
 	registerFlagSparse    = 1

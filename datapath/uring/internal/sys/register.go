@@ -17,7 +17,7 @@ func (r *Ring) register(op uintptr, arg unsafe.Pointer, n int) (int, error) {
 }
 
 // RegisterBuffers pins bufs, each at most 1 GiB and outside Go's heap, for ReadFixed and
-// WriteFixed: io_uring_register(2), IORING_REGISTER_BUFFERS.
+// WriteFixed; a nil one leaves its place empty: io_uring_register(2), IORING_REGISTER_BUFFERS.
 func (r *Ring) RegisterBuffers(bufs [][]byte) error {
 	iov := make([]unix.Iovec, len(bufs))
 	for i, b := range bufs {
@@ -26,6 +26,26 @@ func (r *Ring) RegisterBuffers(bufs [][]byte) error {
 	}
 	if _, err := r.register(registerBuffers, unsafe.Pointer(unsafe.SliceData(iov)), len(iov)); err != nil {
 		return fmt.Errorf("IORING_REGISTER_BUFFERS: %w", err)
+	}
+	return nil
+}
+
+// rsrcUpdate2 is struct io_uring_rsrc_update2.
+type rsrcUpdate2 struct {
+	offset, _  uint32
+	data, tags uint64
+	nr, _      uint32
+}
+
+// UpdateBuffer pins buf, as RegisterBuffers does, at a place of the table; nil empties it once the requests
+// that use it are done: io_uring_register(2), IORING_REGISTER_BUFFERS_UPDATE.
+func (r *Ring) UpdateBuffer(index int, buf []byte) error {
+	iov := &unix.Iovec{Base: unsafe.SliceData(buf), Len: uint64(len(buf))}
+	arg := rsrcUpdate2{offset: uint32(index), nr: 1, data: uint64(uintptr(unsafe.Pointer(iov)))}
+	_, err := r.register(registerBuffersUpdate, unsafe.Pointer(&arg), int(unsafe.Sizeof(arg)))
+	runtime.KeepAlive(iov)
+	if err != nil {
+		return fmt.Errorf("IORING_REGISTER_BUFFERS_UPDATE: %w", err)
 	}
 	return nil
 }
