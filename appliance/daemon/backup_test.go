@@ -1,8 +1,10 @@
 package daemon
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"os"
 	"os/exec"
@@ -10,11 +12,13 @@ import (
 	"reflect"
 	"slices"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
 	"lunar/appliance/api"
 	"lunar/datapath/layout"
+	"lunar/datapath/volume"
 	"lunar/datapath/wire/nbd"
 )
 
@@ -110,6 +114,7 @@ func (b *bench) fullBackup(t *testing.T) (copied string) {
 	if _, err = tool(t, "qemu-io", "-f", "raw", "-c", "write 0 4k", began.Images[1].URI); err == nil {
 		t.Error("a backup was written to")
 	}
+	b.showsFiles(t, began)
 	all, err := b.client.Backups(ctx)
 	must(t, err)
 	if len(all) != 1 || all[0].ID != began.ID || all[0].Images[1].Read < 9<<20 {
@@ -120,6 +125,43 @@ func (b *bench) fullBackup(t *testing.T) (copied string) {
 	refused(t, b.client.EndBackup(ctx, "Volume1"), api.NotFound, "no such backup")
 	must(t, qemuIO(t, b.portal(), "", "read -P 9 0 64k"))
 	return copied
+}
+
+// showsFiles looks at what the namespace has of a backup.
+func (b *bench) showsFiles(t *testing.T, began api.Backup) {
+	t.Helper()
+	ns, ctx := tree{b.daemon.node}, t.Context()
+	if all := ns.Volumes(); len(all) != 2 || all[1].Name != ".backup" {
+		t.Fatalf("%+v", all)
+	}
+	files, err := ns.List(ctx, backupTree)
+	must(t, err)
+	disk := began.ID + "/disk.img"
+	if len(files) != 2 || files[0].Path != began.ID+"/dir/other.img" || files[1].Path != disk || files[1].Size != 64<<20 || files[0].ID == files[1].ID {
+		t.Errorf("%+v", files)
+	}
+	for path, want := range map[string]error{disk: nil, began.ID: syscall.EISDIR, began.ID + "/dir": syscall.EISDIR, began.ID + "/no": syscall.ENOENT, "no/disk.img": syscall.ENOENT} {
+		if _, err := ns.Stat(ctx, backupTree, path); !errors.Is(err, want) {
+			t.Errorf("stat %s: %v", path, err)
+		}
+	}
+	for what, err := range map[string]error{"create": ns.Create(ctx, backupTree, "x"), "delete": ns.Delete(ctx, backupTree, disk),
+		"rename": ns.Rename(ctx, backupTree, disk, "x"), "resize": ns.Resize(ctx, backupTree, disk, 0)} {
+		if !errors.Is(err, syscall.EROFS) {
+			t.Errorf("%s: %v", what, err)
+		}
+	}
+	opened, err := ns.Open(ctx, backupTree, disk)
+	must(t, err)
+	im, ok := opened.(*volume.Image)
+	p := make([]byte, 8<<20)
+	if _, err := im.ReadAt(p, 0); !ok || err != nil || !bytes.Equal(p, bytes.Repeat([]byte{1}, len(p))) {
+		t.Error("read:", err)
+	}
+	if _, err := im.WriteAt(p[:4096], 0); !errors.Is(err, syscall.EROFS) {
+		t.Error("write:", err)
+	}
+	must(t, opened.Close(ctx))
 }
 
 // suspends has each change of the volume's images refused in time, with words that tell of the backup.
@@ -220,15 +262,15 @@ func (b *bench) incrementalBackup(t *testing.T, copied string) {
 	must(t, err)
 	got, err := os.ReadFile(copied)
 	must(t, err)
-	var bytes int64
+	var changed int64
 	for _, e := range extents {
 		if e.Type == 1 {
 			copy(got[e.Offset:e.Offset+e.Length], want[e.Offset:])
-			bytes += e.Length
+			changed += e.Length
 		}
 	}
-	if string(got) != string(want) || bytes != *im.Changed {
-		t.Errorf("the copy with %d changed bytes is not what the snapshot has; %d were promised", bytes, *im.Changed)
+	if string(got) != string(want) || changed != *im.Changed {
+		t.Errorf("the copy with %d changed bytes is not what the snapshot has; %d were promised", changed, *im.Changed)
 	}
 	must(t, b.client.EndBackup(ctx, began.ID))
 	b.released(t, began, false)

@@ -14,6 +14,7 @@ import (
 
 	"lunar/appliance/api"
 	"lunar/appliance/cluster"
+	"lunar/appliance/namespace"
 	"lunar/datapath/coordinator"
 	"lunar/datapath/volume"
 )
@@ -34,7 +35,8 @@ type backups struct {
 	mu      sync.Mutex // guards what follows
 	all     map[string]*backup
 	opening map[*context.CancelFunc]struct{}
-	past    []endedBackup // the last maxPast that have ended, for their callers
+	past    []endedBackup               // the last maxPast that have ended, for their callers
+	shown   map[string][]namespace.File // by ID, of any node's
 	stopped bool
 	running sync.WaitGroup // each, from its begin until nothing of it is left
 }

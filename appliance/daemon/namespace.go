@@ -51,11 +51,17 @@ func (t tree) Volumes() []namespace.Volume {
 	for _, v := range t.n.sortedVolumes() {
 		out = append(out, namespace.Volume{ID: v.id, Name: v.name()})
 	}
+	if len(t.n.heldBackups()) > 0 {
+		out = append(out, namespace.Volume{ID: backupTree, Name: backupTree})
+	}
 	return out
 }
 
 // on runs a call on a volume that is on line; the volume stays so until call returns.
 func (t tree) on(id string, call func(v *volumeState, p *parts) error) error {
+	if id == backupTree {
+		return errHeld
+	}
 	v := t.n.volumeByID(id)
 	if v == nil {
 		return fmt.Errorf("the volume was ejected: %w", syscall.ENOENT)
@@ -70,6 +76,9 @@ func (t tree) on(id string, call func(v *volumeState, p *parts) error) error {
 
 // List implements namespace.Tree.
 func (t tree) List(ctx context.Context, volume string) (out []namespace.File, err error) {
+	if volume == backupTree {
+		return t.listHeld(ctx)
+	}
 	err = t.on(volume, func(_ *volumeState, p *parts) error {
 		all, err := p.vol.List(ctx)
 		for i := range all {
@@ -86,6 +95,9 @@ func fileOf(s *protocol.Stat) namespace.File {
 
 // Stat implements namespace.Tree.
 func (t tree) Stat(ctx context.Context, volume, path string) (out namespace.File, err error) {
+	if volume == backupTree {
+		return t.statHeld(ctx, path)
+	}
 	err = t.on(volume, func(_ *volumeState, p *parts) error {
 		s, err := p.vol.Stat(ctx, path)
 		out = fileOf(&s)
@@ -96,6 +108,9 @@ func (t tree) Stat(ctx context.Context, volume, path string) (out namespace.File
 
 // Space implements namespace.Tree.
 func (t tree) Space(ctx context.Context, volume string) (out namespace.Space, err error) {
+	if volume == backupTree {
+		return out, nil
+	}
 	err = t.on(volume, func(_ *volumeState, p *parts) error {
 		s, err := p.vol.Space(ctx)
 		out = namespace.Space{Size: s.Size, Free: s.Free}
@@ -167,6 +182,13 @@ func (t tree) Resize(ctx context.Context, volume, path string, size int64) error
 
 // Open implements namespace.Tree.
 func (t tree) Open(ctx context.Context, volume, path string) (out namespace.Image, err error) {
+	if volume == backupTree {
+		im, err := t.openHeld(ctx, path)
+		if err != nil {
+			return nil, err
+		}
+		return im, nil
+	}
 	err = t.on(volume, func(_ *volumeState, p *parts) error {
 		im, err := p.vol.OpenImage(ctx, path)
 		if err == nil {

@@ -8,7 +8,7 @@ import (
 
 // told are the errnos that a program gets as they are, the most telling first: an error may wrap several.
 var told = []syscall.Errno{
-	syscall.EISDIR, syscall.ENOENT, syscall.EEXIST, syscall.EBUSY, syscall.ENOSPC, syscall.ENAMETOOLONG, syscall.EXDEV,
+	syscall.EISDIR, syscall.ENOENT, syscall.EEXIST, syscall.EBUSY, syscall.ENOSPC, syscall.EROFS, syscall.ENAMETOOLONG, syscall.EXDEV,
 	syscall.EOPNOTSUPP, syscall.EPERM, syscall.ENXIO, syscall.ETIMEDOUT, syscall.ENOMEM, syscall.EAGAIN, syscall.EINVAL,
 }
 
