@@ -20,6 +20,7 @@ func TestBackupUnderLoad(t *testing.T) {
 	w.goOn(t, 100)
 	fullBackup(ctx, t, c, w, l.Dir)
 	redirectedBackup(ctx, t, c, w)
+	coordinatorMoved(ctx, t, c, w)
 	requesterKilled(ctx, t, l, c, w)
 	toolNeverEnds(ctx, t, l, c, w)
 	w.finish()
@@ -123,6 +124,24 @@ func redirectedBackup(ctx context.Context, t *testing.T, c *lab.Cluster, w *writ
 		check(t, n.AwaitState(ctx, api.Direct, time.Minute))
 	}
 	awaitReleased(ctx, t, c.Nodes[0], b)
+}
+
+// coordinatorMoved has another node coordinate the volume: the backup goes on, and changes stay suspended.
+func coordinatorMoved(ctx context.Context, t *testing.T, c *lab.Cluster, w *writing) {
+	t.Helper()
+	b := begin(ctx, t, c.Nodes[0].Lunard, "--wait", "0s")
+	before := filepath.Join(t.TempDir(), "before")
+	tool(ctx, t, "nbdcopy", b.Images[1].URI, before)
+	check(t, c.Move(ctx, c.Nodes[1]))
+	w.goOn(t, 20)
+	_, err := c.Nodes[2].Ctl(ctx, "image", "create", lab.ClusterVolume+"/no.img", "--size", "1MiB")
+	if err == nil || !strings.Contains(err.Error(), "backup "+b.ID+" on node "+c.Nodes[0].Name) {
+		t.Errorf("a change at the next coordinator: %v", err)
+	}
+	tool(ctx, t, "qemu-img", "compare", "-f", "raw", "-F", "raw", before, b.Images[1].URI)
+	_, err = c.Nodes[1].Ctl(ctx, "backup", "end", b.ID)
+	check(t, err)
+	awaitReleased(ctx, t, c.Nodes[2], b)
 }
 
 // awaitBackup returns when one is under way.
