@@ -36,6 +36,7 @@ func (c *conn) drain() {
 
 // tick looks at the connection's time limits.
 func (c *conn) tick(now time.Time) {
+	c.tickLending(now)
 	o := c.opts()
 	silent := now.Sub(c.heard)
 	switch {

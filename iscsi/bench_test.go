@@ -52,10 +52,13 @@ type pumpSocket struct {
 	out      int // bytes that the target sent
 	closed   bool
 	conn     *conn
+	buffers  *arena
+	room     int // bytes of Pages, 0 for none
+	pages    *testPages
 }
 
 func newPumpSocket(l *pumpLane) *pumpSocket {
-	s := &pumpSocket{lane: l}
+	s := &pumpSocket{lane: l, buffers: &arena{}}
 	s.sentDone = func() { s.sent(nil) }
 	return s
 }
@@ -76,6 +79,14 @@ func (s *pumpSocket) Send(bufs [][]byte, done func(error)) {
 	}
 	s.sent = done
 	_ = s.lane.Post(s.sentDone)
+}
+
+func (s *pumpSocket) Pages(int) (Pages, error) {
+	if s.room == 0 {
+		return nil, errNoPages
+	}
+	s.pages = newTestPages(s.room)
+	return s.pages, nil
 }
 
 func (s *pumpSocket) Close(closed func()) {
@@ -108,9 +119,13 @@ func (s *pumpSocket) feed(p []byte) {
 }
 
 // arena lends buffers, and allocates none while all are of one size.
-type arena struct{ free [][]byte }
+type arena struct {
+	free [][]byte
+	gets int
+}
 
 func (a *arena) Get(n int) []byte {
+	a.gets++
 	last := len(a.free) - 1
 	if last < 0 || cap(a.free[last]) < n {
 		return make([]byte, n)
@@ -134,7 +149,7 @@ func newBarePump(t testing.TB) *pumpSocket {
 	t.Helper()
 	l := &pumpLane{}
 	l.sock = newPumpSocket(l)
-	s, err := New(Options{Lanes: []Lane{l}, Buffers: &arena{}})
+	s, err := New(Options{Lanes: []Lane{l}, Buffers: l.sock.buffers})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -206,6 +221,12 @@ func number32(batch []byte, size int, sn *uint32) {
 	}
 }
 
+func acknowledge32(batch []byte, size int, exp uint32) {
+	for i := range benchDepth {
+		be.PutUint32(batch[i*size+28:], exp)
+	}
+}
+
 func benchCommands(b *testing.B, h *pdu.Header, data []byte, pairs ...string) {
 	s, sn := newPump(b, pairs...)
 	batch, size := commandBatch(h, data)
@@ -252,14 +273,17 @@ func TestNoAllocation(t *testing.T) {
 		data []byte
 	}{
 		{"read", scsiHeader(read10(0, 8), pdu.FlagRead, 4096), nil},
+		{"large read", scsiHeader(read10(0, 256), pdu.FlagRead, 128<<10), nil},
 		{"write", scsiHeader(write10(0, 8), pdu.FlagWrite, 4096), make([]byte, 4096)},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			s, sn := newPump(t)
+			s, sn := newPump(t, "MaxRecvDataSegmentLength", "262144")
+			s.room = lendSize
 			batch, size := commandBatch(c.head, c.data)
 			before := s.out
 			got := testing.AllocsPerRun(100, func() {
 				number32(batch, size, &sn)
+				acknowledge32(batch, size, s.conn.tx.statSN)
 				s.feed(batch)
 			})
 			if got > 0 {

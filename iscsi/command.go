@@ -13,13 +13,16 @@ type task struct {
 
 	itt, sn   uint32
 	edtl      int
-	buf       []byte // from Buffers
+	buf       []byte // from Buffers, or the connection's Pages
 	need      int    // bytes of buf that the command uses
 	ordered   bool   // its CmdSN's turn has come
 	counted   bool   // it holds a place in the window
 	running   bool   // in the device server
 	hungry    bool   // waits for a buffer
 	cancelled bool   // aborted before its turn
+	borrowed  bool   // buf is of the Pages
+	shown     bool   // some of buf was sent
+	stat      uint32 // StatSN of its answer, once that is sent
 	abandoned bool   // aborted; whoever still refers to it lets go
 	fault     *fault // answered instead of the command's own result
 
@@ -73,6 +76,7 @@ func (p *taskPool) get() *task {
 func (p *taskPool) put(t *task) {
 	t.conn, t.buf, t.fault, t.cmd.Nexus, t.cmd.Data = nil, nil, nil, nil, nil
 	t.ordered, t.counted, t.running, t.hungry, t.cancelled, t.abandoned = false, false, false, false, false, false
+	t.borrowed, t.shown = false, false
 	p.free, t.next = t, p.free
 }
 
@@ -253,7 +257,10 @@ func (c *conn) provide(t *task) bool {
 	if c.overBudget(t) {
 		return false
 	}
-	if t.buf = c.opts().Buffers.Get(t.need); t.buf == nil {
+	if t.buf = c.borrow(t); t.buf == nil {
+		t.buf = c.opts().Buffers.Get(t.need)
+	}
+	if t.buf == nil {
 		return false
 	}
 	c.bytes += t.need
@@ -331,7 +338,11 @@ func (c *conn) retire(t *task) {
 func (c *conn) release(t *task) {
 	if t.buf != nil {
 		c.bytes -= t.need
-		c.opts().Buffers.Put(t.buf)
+		if t.borrowed {
+			c.giveBack(t)
+		} else {
+			c.opts().Buffers.Put(t.buf)
+		}
 	}
 	c.reactor.tasks.put(t)
 }

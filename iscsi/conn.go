@@ -56,6 +56,7 @@ type conn struct {
 	win     window
 	tasks   taskTable
 	text    textExchange
+	lending lending
 
 	bytes     int    // of command buffers
 	running   int    // commands in the device server
@@ -166,6 +167,7 @@ func (c *conn) post(fn func()) { _ = c.reactor.lane.Post(fn) }
 func (c *conn) dispatch() bool {
 	rx := &c.rx
 	rx.handler = c.opcodes[rx.head.Opcode()]
+	c.acknowledge(rx.head.ExpStatSN())
 	switch {
 	case rx.size > c.recvMax:
 		c.fail(pdu.RejectProtocol)
@@ -252,6 +254,7 @@ func (c *conn) finish() {
 		return
 	}
 	c.finished = true
+	c.closePages()
 	if c.session != nil {
 		c.endSession()
 	}

@@ -45,6 +45,7 @@ func (t *task) residual() (n uint32, flag byte) {
 // status in the last one if whole is set. It returns the number of PDUs.
 func (c *conn) sendData(t *task, n int, whole bool) (sn uint32) {
 	c.counters.bytesOut.Add(uint64(n))
+	t.shown = true
 	for at := 0; at < n; sn++ {
 		burstEnd := min(n, at-at%c.params.MaxBurst+c.params.MaxBurst)
 		end := min(burstEnd, at+c.params.MaxRecvData)

@@ -28,6 +28,8 @@ type Socket interface {
 	// Send writes all of bufs (at most MaxSendBuffers); one Send may be under way at a time. The
 	// buffers must stay untouched until done, which may be called before Send returns.
 	Send(bufs [][]byte, done func(err error))
+	// Pages maps n bytes for this socket alone, one at a time; an error says that there are none to be had.
+	Pages(n int) (Pages, error)
 	// Close ends both directions. What is under way completes with an error first; then the
 	// descriptor is closed and closed is called.
 	Close(closed func())
@@ -43,4 +45,13 @@ type Buffers interface {
 	Get(n int) []byte
 	// Put takes back a buffer that Get returned.
 	Put(p []byte)
+}
+
+// Pages are buffers of one socket which Send may not copy: the network refers to them until the peer has read them,
+// longer than until done, so a buffer may be put back only when the peer has shown that it has. Its methods are called
+// on the lane.
+type Pages interface {
+	Buffers
+	// Close unmaps them, whoever has some; what the peer has not read yet keeps its content.
+	Close() error
 }

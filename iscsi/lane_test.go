@@ -148,6 +148,8 @@ func (s *testSocket) Send(bufs [][]byte, done func(error)) {
 	}
 }
 
+func (s *testSocket) Pages(int) (Pages, error) { return nil, errNoPages }
+
 func (s *testSocket) Close(closed func()) {
 	s.conn.Close()
 	close(s.recvs)

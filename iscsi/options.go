@@ -29,6 +29,11 @@ type Options struct {
 	QueueDepth int
 	// ConnectionBytes bounds the command buffers that one connection holds. Default 16 MiB.
 	ConnectionBytes int
+	// LendMin is the length, in bytes, from which on a read's data is sent without a copy if the socket can; initiators
+	// that take shorter segments get copies. Default 64 KiB.
+	LendMin int
+	// LendBytes bounds the memory for that, 8 MiB for each connection that reads so, in bytes. Default 128 MiB.
+	LendBytes int
 	// ReceiveBuffer is the size of a session's receive buffer in bytes. Default 64 KiB.
 	ReceiveBuffer int
 
@@ -69,6 +74,8 @@ func (o *Options) fill() {
 	setDefault(&o.MaxPending, 256)
 	setDefault(&o.QueueDepth, 128)
 	setDefault(&o.ConnectionBytes, 16<<20)
+	setDefault(&o.LendMin, 64<<10)
+	setDefault(&o.LendBytes, 128<<20)
 	setDefault(&o.ReceiveBuffer, 64<<10)
 	setDefault(&o.MaxRecvData, 256<<10)
 	setDefault(&o.MaxBurst, 1<<20)
@@ -96,6 +103,8 @@ func (o Options) Validate() error {
 		{"MaxPending", o.MaxPending, 1, 65534},
 		{"QueueDepth", o.QueueDepth, 1, 4096},
 		{"ConnectionBytes", o.ConnectionBytes, scsi.MaxData, 1 << 34},
+		{"LendMin", o.LendMin, 1, pdu.MaxDataLen},
+		{"LendBytes", o.LendBytes, 1, 1 << 34},
 		{"ReceiveBuffer", o.ReceiveBuffer, minReceiveBuffer, 1 << 24},
 		{"MaxRecvData", o.MaxRecvData, 512, pdu.MaxDataLen},
 		{"MaxBurst", o.MaxBurst, 512, pdu.MaxDataLen},

@@ -129,6 +129,9 @@ func (c *conn) stamp(f *frame) {
 	switch f.stat {
 	case statTake:
 		f.head().SetStatSN(c.tx.statSN)
+		if f.task != nil {
+			f.task.stat = c.tx.statSN
+		}
 		c.tx.statSN++
 	case statPeek:
 		f.head().SetStatSN(c.tx.statSN)

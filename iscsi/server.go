@@ -33,6 +33,7 @@ type Server struct {
 	peers    atomic.Pointer[[]Peer]             // replaced, never changed
 	group    atomic.Uint32                      // of the portals that name none
 	open     atomic.Int64                       // connections
+	lent     atomic.Int64                       // bytes of connections' Pages
 	totals   totals
 
 	mu     sync.Mutex // guards closed and the replacing of exports and portals

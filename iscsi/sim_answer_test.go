@@ -16,6 +16,7 @@ func (c *simConn) read(n int) {
 	n = min(n, len(s.toInitiator))
 	c.rx = append(c.rx, s.toInitiator[:n]...)
 	s.toInitiator = s.toInitiator[n:]
+	s.read += n
 	for c.world.failure == nil && c.phase != simOver {
 		h, data, size := c.next()
 		if size == 0 {

@@ -96,7 +96,10 @@ type simSocket struct {
 	rnd         *rand.Rand // its own: the lane may serve sockets in any order
 	toTarget    []byte
 	toInitiator []byte
-	room        int   // for toInitiator
+	room        int // for toInitiator
+	moved, read int // bytes that went into toInitiator and out of it
+	lends       bool
+	pages       *simPages
 	cut         error // what the target finds behind toTarget: io.EOF is the orderly close
 
 	into, rest []byte
@@ -122,6 +125,64 @@ func (s *simSocket) Send(bufs [][]byte, done func(error)) {
 	s.out, s.sent = slices.Clone(bufs), done
 	if s.rnd.IntN(4) == 0 && s.writable() {
 		s.push(s.room)
+	}
+}
+
+func (s *simSocket) Pages(n int) (Pages, error) {
+	if s.pages != nil || s.closing {
+		s.world.fail("OnePages", "pages for a socket that has some, or is closed")
+	}
+	if !s.lends {
+		return nil, errNoPages
+	}
+	s.pages = &simPages{simPool: newSimPool(s.world), sock: s}
+	s.pages.limit = min(n, 16<<10)
+	return s.pages, nil
+}
+
+// simPages are a socket's Pages: what went out of them has to have been read before it comes back, and something behind it.
+type simPages struct {
+	*simPool
+	sock *simSocket
+	refs []simRef
+}
+
+// simRef is a piece that the stream refers to, up to byte end.
+type simRef struct {
+	p   []byte
+	end int
+}
+
+func (b *simPages) Put(p []byte) {
+	b.refs = slices.DeleteFunc(b.refs, func(r simRef) bool {
+		if !overlap(r.p, p) {
+			return false
+		}
+		if r.end >= b.sock.read {
+			b.world.fail("PagesRead", "%d bytes came back before the initiator had read them", len(p))
+		}
+		return true
+	})
+	b.simPool.Put(p)
+}
+
+func (b *simPages) Close() error {
+	if b.sock.pages != b {
+		b.world.fail("OnePages", "pages closed twice")
+	}
+	b.sock.pages = nil
+	return nil
+}
+
+// shows notes that p was moved into the stream.
+func (b *simPages) shows(p []byte, end int) {
+	if b == nil || len(p) == 0 {
+		return
+	}
+	for start, n := range b.out {
+		if overlap(unsafe.Slice(start, n), p) {
+			b.refs = append(b.refs, simRef{p, end})
+		}
 	}
 }
 
@@ -193,6 +254,8 @@ func (s *simSocket) move(n int) {
 	for n > 0 && len(s.out) > 0 {
 		k := min(n, len(s.out[0]))
 		s.toInitiator = append(s.toInitiator, s.out[0][:k]...)
+		s.moved += k
+		s.pages.shows(s.out[0][:k], s.moved)
 		s.out[0] = s.out[0][k:]
 		n -= k
 		if len(s.out[0]) == 0 {

@@ -167,6 +167,7 @@ func (w *world) drawOptions() Options {
 		MaxRecvData: pickOne(w.rnd, 512, 4096, 16<<10, 64<<10), MaxBurst: pickOne(w.rnd, 1024, 16<<10, 64<<10), MaxR2T: pickOne(w.rnd, 1, 4, 8),
 		IdleTime: time.Second, StallTime: 3 * time.Second, LoginTime: 6 * time.Second, LogoutTime: time.Second,
 	}
+	o.LendMin, o.LendBytes = pickOne(w.rnd, 512, 4096), pickOne(w.rnd, lendSize-1, 2*lendSize, 128<<20)
 	o.FirstBurst = pickOne(w.rnd, 512, 1024, o.MaxBurst)
 	for _, l := range w.lanes {
 		o.Lanes = append(o.Lanes, l)
@@ -233,7 +234,7 @@ func (w *world) closedByTarget(s *simSocket) {
 // dial opens a connection for a port and sends its login.
 func (w *world) dial(p *simPort) {
 	n := len(w.sockets)
-	s := &simSocket{world: w, number: n, rnd: rand.New(rand.NewPCG(w.rnd.Uint64(), 1)), room: pickOne(w.rnd, 600, 16<<10, 1<<20)}
+	s := &simSocket{world: w, number: n, rnd: rand.New(rand.NewPCG(w.rnd.Uint64(), 1)), room: pickOne(w.rnd, 600, 16<<10, 1<<20), lends: w.rnd.IntN(4) > 0}
 	w.sockets = append(w.sockets, s)
 	c := &simConn{
 		world: w, port: p, sock: s, recvMax: pdu.DefaultMaxData, nops: map[uint32][]byte{}, texts: map[uint32]bool{},

@@ -10,7 +10,7 @@ import (
 )
 
 // lane lets a ring carry iSCSI connections. Only Attach needs an adapter: its result is an
-// interface there, and a nil *uring.Socket must not become a non-nil one.
+// interface there, and nil must stay nil.
 type lane struct{ *uring.Ring }
 
 // Attach implements iscsi.Lane.
@@ -19,7 +19,19 @@ func (l lane) Attach(fd int) (iscsi.Socket, error) {
 	if err != nil {
 		return nil, err
 	}
-	return s, nil
+	return socket{s}, nil
+}
+
+// socket makes an interface of what Pages returns, for the same reason.
+type socket struct{ *uring.Socket }
+
+// Pages implements iscsi.Socket.
+func (s socket) Pages(n int) (iscsi.Pages, error) {
+	p, err := s.Socket.Pages(int64(n))
+	if err != nil {
+		return nil, err
+	}
+	return p, nil
 }
 
 func lanes(e *uring.Engine) []iscsi.Lane {
