@@ -18,7 +18,7 @@ PEER     := -tags giouring -ldflags=-checklinkname=0
 # TMPDIR is ours alone, so that what is left behind can be told from what others do here.
 SCRATCH   = scratch=$$(mktemp -d /tmp/lunar.XXXXXX) && trap 'rm -rf $$scratch' EXIT && export TMPDIR=$$scratch
 
-.PHONY: help build run test bench bench-growth conformance guest-test fence-test demo cluster-torture networks-test backup-test generated format vet lint race peer e2e fuzz clean
+.PHONY: help build run test bench bench-growth conformance guest-test fence-test demo cluster-test cluster-torture networks-test backup-test generated format vet lint race peer e2e fuzz clean
 
 help: ## list the targets
 	@sed -nE 's/^([a-z0-9-]+):.*## (.*)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 22
@@ -85,6 +85,11 @@ demo: build ## three nodes share a LUN: a move, deaths and cuts under checked I/
 	@$(PACKAGES) client
 	@$(GO) build -o $(LAB)/ ./appliance/e2e/demo
 	@exec $(LAB)/demo -bin $(BIN) -dir $(CURDIR)/build/demo $(if $(GROWTH),-growth)
+
+cluster-test: build ## a cluster's faults one by one with the bars as they are, no slack for other load: the machine's end LUNAR_RUNS=10 times
+	@$(PACKAGES) client
+	@$(SCRATCH); LUNAR_BIN=$(BIN) LUNAR_RUNS=$${LUNAR_RUNS:-10} $(GO) test -p 1 -count=1 -v -timeout 30m -skip '^TestTorture$$' ./appliance/e2e/cluster ./appliance/e2e/terms; \
+	TMPDIR= appliance/e2e/leftovers.sh $$scratch
 
 cluster-torture: build ## LUNAR_MINUTES=10 of random kills, stops, cuts, moves and metadata operations under checked I/O
 	@$(PACKAGES) client

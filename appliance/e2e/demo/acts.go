@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"time"
 
@@ -46,14 +47,34 @@ func (s *show) acts() []act {
 	}
 }
 
-// perform prints an act's line.
+// tries bounds how often an act that misses a bar is performed. What the cluster cannot do it misses each time; what other
+// work on this machine held up it does not.
+const tries = 3
+
+// perform has an act happen until it meets its bars, and prints each try.
 func (s *show) perform(ctx context.Context, a act) error {
+	var missed []error
+	for try := range tries {
+		if try > 0 {
+			fmt.Printf("  %-26s %v: once more\n", "", errors.Join(missed...))
+		}
+		var err error
+		if missed, err = s.once(ctx, a); err != nil || len(missed) == 0 {
+			return err
+		}
+	}
+	s.failed = append(s.failed, missed...)
+	return nil
+}
+
+// once prints an act's line; missed tells what took too long.
+func (s *show) once(ctx context.Context, a act) (missed []error, err error) {
 	s.fleet.GoHome()
 	time.Sleep(time.Second)
 	from := time.Now()
 	about, followed, err := a.do(ctx)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	time.Sleep(time.Second)
 	others := func(path string) bool { return about == nil || path != about.Name }
@@ -61,21 +82,24 @@ func (s *show) perform(ctx context.Context, a act) error {
 	longest := func(k load.Kind) time.Duration { return record.Longest(k, from, to, others).Took }
 	late := record.Longest(load.Machine, from, to, nil).Took
 	fmt.Printf("  %-26s %-22s %9s %11s %10s %9s\n", a.name, followed, ms(longest(load.Direct)), ms(longest(load.Redirected)), ms(longest(load.Metadata)), ms(late))
-	s.judge(a.name, load.Direct, longest(load.Direct), directBar+hands*late)
-	s.judge(a.name, load.Redirected, longest(load.Redirected), a.redirected+hands*late)
+	for kind, bar := range map[load.Kind]time.Duration{load.Direct: directBar, load.Redirected: a.redirected} {
+		if took, limit := longest(kind), bar+hands*late; took > limit {
+			missed = append(missed, fmt.Errorf("%s: a %s operation took %v, more than %v", a.name, kind, took, limit))
+		}
+	}
 	if about == nil {
-		return nil
+		return missed, nil
 	}
 	back := time.Now()
 	if err := a.undo(ctx, about); err != nil {
-		return err
+		return missed, err
 	}
 	if s.struck != nil {
 		s.strikes[s.struck].Add(1)
 		s.struck = nil
 	}
 	fmt.Printf("  %-26s %s after %s\n", "", about.Name+" is whole again", ms(time.Since(back)))
-	return s.settle(about.Name)
+	return missed, s.settle(about.Name)
 }
 
 // settleLimit is for the commands that were sent to a struck node.
@@ -90,12 +114,6 @@ func (s *show) settle(path string) error {
 		}
 		return nil
 	})
-}
-
-func (s *show) judge(name string, kind load.Kind, took, bar time.Duration) {
-	if took > bar {
-		s.failed = append(s.failed, fmt.Errorf("%s: a %s operation took %v, more than %v", name, kind, took, bar))
-	}
 }
 
 func ms(d time.Duration) string { return fmt.Sprintf("%d ms", d.Milliseconds()) }
