@@ -64,6 +64,7 @@ type DB struct {
 	vault   atomic.Pointer[vault]
 	self    atomic.Pointer[self] // nil: in no cluster
 	revoked revoked
+	ledger  *ledger     // nil: no external etcd
 	low     atomic.Bool // the disk is nearly full
 	leaving atomic.Bool // Leave is under way
 
@@ -146,7 +147,7 @@ func (db *DB) open(ctx context.Context) error {
 func (db *DB) openAlone(ctx context.Context) error {
 	last := newLastWord()
 	if len(db.options.Config.Endpoints) > 0 {
-		remote, err := dialExternal(&db.options, zapLogger(db.log, last))
+		remote, err := db.external(ctx, last)
 		if err != nil {
 			return err
 		}
@@ -185,6 +186,9 @@ func (db *DB) running() (*member, *clientv3.Client) {
 // it does not.
 func (db *DB) Ping(ctx context.Context) error {
 	if _, err := db.client.Get(ctx, root, clientv3.WithCountOnly()); err != nil {
+		if errors.Is(err, ErrWentBack) {
+			return err
+		}
 		return fmt.Errorf("%w: %w", ErrUnavailable, err)
 	}
 	return nil

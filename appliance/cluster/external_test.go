@@ -33,9 +33,19 @@ func pki(t *testing.T, address string) (ca, cert, key string) {
 // external runs an etcd of its own, with mutual TLS.
 func external(t *testing.T, address string, info transport.TLSInfo) string {
 	t.Helper()
+	at, stop := externalIn(t, t.TempDir(), address, info)
+	t.Cleanup(stop)
+	return at
+}
+
+func externalIn(t *testing.T, dir, address string, info transport.TLSInfo) (at string, stop func()) {
+	t.Helper()
 	cfg := embed.NewConfig()
-	cfg.Name, cfg.Dir = "outside", t.TempDir()
+	cfg.Name, cfg.Dir = "outside", dir
 	client := endpoint(address, clientPort)
+	if info.Empty() {
+		client.Scheme = "http"
+	}
 	peer := url.URL{Scheme: "http", Host: hostPort(address, peerPort)}
 	cfg.ListenClientUrls, cfg.AdvertiseClientUrls = []url.URL{client}, []url.URL{client}
 	cfg.ListenPeerUrls, cfg.AdvertisePeerUrls = []url.URL{peer}, []url.URL{peer}
@@ -44,9 +54,8 @@ func external(t *testing.T, address string, info transport.TLSInfo) string {
 	cfg.ZapLoggerBuilder = embed.NewZapLoggerBuilder(zap.NewNop())
 	server, err := embed.StartEtcd(cfg)
 	must(t, err)
-	t.Cleanup(server.Close)
 	<-server.Server.ReadyNotify()
-	return client.String()
+	return client.String(), server.Close
 }
 
 func TestExternalEtcd(t *testing.T) {

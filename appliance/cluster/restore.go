@@ -199,14 +199,8 @@ func (offLine) Up(context.Context, NetworkStart) error { return nil }
 func (offLine) Down() error { return nil }
 
 func (db *DB) reviseRecords(ctx context.Context, head *saveHead) error {
-	volumes, err := db.Volumes(ctx)
-	if err != nil {
+	if err := db.raise(ctx); err != nil {
 		return err
-	}
-	for i := range volumes {
-		if _, err := db.UpdateVolume(ctx, volumes[i].ID, func(v *Volume) error { v.Epoch += epochBump; return nil }); err != nil {
-			return err
-		}
 	}
 	if head.Cluster == "" {
 		return nil

@@ -206,7 +206,10 @@ func (s *Session) run(ctx context.Context) {
 			return
 		}
 		if err := s.establish(ctx, l); err != nil {
-			return // only Close ends it
+			if ctx.Err() == nil {
+				s.options.Log.Error("no session with the cluster is begun any more: restart lunard when that is mended", "reason", err)
+			}
+			return
 		}
 	}
 }
@@ -352,6 +355,9 @@ func (s *Session) begin(ctx context.Context, old *life) (*life, int64, error) {
 	if err != nil {
 		return nil, 0, err
 	}
+	if err := s.db.ledger.counted(counter.value); err != nil {
+		return nil, 0, err
+	}
 	if err := s.endOlder(ctx, old); err != nil {
 		return nil, 0, err
 	}
@@ -367,7 +373,7 @@ func (s *Session) begin(ctx context.Context, old *life) (*life, int64, error) {
 	if l.revision, err = s.enter(ctx, l, counter); err != nil {
 		return nil, 0, err
 	}
-	return l, sent, nil
+	return l, sent, s.db.ledger.had(l.incarnation)
 }
 
 // enter writes the session's key under its lease, and the counter of incarnations.

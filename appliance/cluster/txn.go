@@ -166,7 +166,7 @@ func values[T any](records []record[T]) []T {
 
 func unavailable(err error) error {
 	switch {
-	case errors.Is(err, context.Canceled):
+	case errors.Is(err, context.Canceled), errors.Is(err, ErrWentBack):
 		return err
 	case errors.Is(err, rpctypes.ErrNoSpace):
 		return fmt.Errorf("%w: the cluster database has used up its space; old revisions are cleared now: "+

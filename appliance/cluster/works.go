@@ -29,6 +29,9 @@ func (db *DB) begin(ctx context.Context, s *self) {
 	ctx, cancel := context.WithCancel(context.WithoutCancel(ctx))
 	w := &works{cancel: cancel, kick: make(chan struct{}, 1)}
 	w.done.Go(func() { db.watchSpace(ctx) })
+	if db.ledger != nil {
+		w.done.Go(func() { db.ledger.keep(ctx) })
+	}
 	db.engine.Lock()
 	db.works = w
 	db.engine.Unlock()
@@ -81,12 +84,12 @@ func (db *DB) openMember(ctx context.Context, s *self) error {
 	last := newLastWord()
 	log := zapLogger(db.log, last)
 	if id.External {
-		remote, err := dialExternal(&db.options, log)
+		db.self.Store(s)
+		remote, err := db.external(ctx, last)
 		if err != nil {
 			return err
 		}
 		last.running.Store(true)
-		db.self.Store(s)
 		db.setEngine(nil, remote)
 		db.x.set(remote, false)
 		return nil
