@@ -36,6 +36,7 @@ type options struct {
 	check, version bool
 	restore        string
 	force, leave   bool
+	accept         bool
 }
 
 // Command runs lunard with its arguments until SIGTERM or SIGINT, and returns its exit code. The
@@ -68,6 +69,9 @@ func Command(args []string, stdout, stderr io.Writer) int {
 	if o.leave {
 		return leaveOffLine(c, stdout, stderr)
 	}
+	if o.accept {
+		return acceptDatabase(context.Background(), c, stdout, stderr)
+	}
 	if o.restore != "" {
 		return restoreFile(context.Background(), c, o.restore, o.force, stdout, stderr)
 	}
@@ -89,6 +93,7 @@ func parse(args []string, stderr io.Writer) (options, error) {
 	f.BoolVar(&o.version, "version", false, "print the version and exit")
 	f.StringVar(&o.restore, "restore", "", "put a saved cluster database `FILE` in the place of this node's, and exit; see lunarctl cluster restore")
 	f.BoolVar(&o.leave, "leave", false, "forget the cluster, which has evicted this node, and exit; see lunarctl cluster leave")
+	f.BoolVar(&o.accept, "accept-database", false, "after the external etcd of cluster.endpoints was put back to an older state, with no lunard of the cluster running: accept that state, and exit; on one node")
 	f.BoolVar(&o.force, "force", false, "with --restore: over the database of another cluster, or of a node in no cluster")
 	if err := f.Parse(args); err != nil {
 		return o, err

@@ -241,6 +241,7 @@ func TestCommandLine(t *testing.T) {
 		{[]string{"--check", "--config", bad}, exitFailed, "bad.toml:2: iscsi.protals: unknown key"},
 		{[]string{"--check", "--config", filepath.Join(dir, "none")}, exitFailed, "no such file"},
 		{[]string{"--config", bad}, exitConfig, "bad.toml:2: iscsi.protals: unknown key"},
+		{[]string{"--accept-database", "--config", good, "--state-dir", dir}, exitFailed, "cluster.endpoints"},
 		{[]string{"--check", "--config", good, "--state-dir", "relative"}, exitFailed, "absolute"},
 	}
 	for _, tt := range tests {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"io"
 	"log/slog"
 
@@ -26,6 +27,18 @@ func restoreFile(ctx context.Context, c config.Config, file string, force bool, 
 func leaveOffLine(c config.Config, stdout, stderr io.Writer) int {
 	id, err := cluster.Forget(c.StateDir)
 	return finish(api.Cluster{ID: id, Node: c.Node.Name}, err, stdout, stderr)
+}
+
+// acceptDatabase makes an external etcd that was put back the cluster's database again.
+func acceptDatabase(ctx context.Context, c config.Config, stdout, stderr io.Writer) int {
+	log := slog.New(slog.NewTextHandler(stderr, &slog.HandlerOptions{Level: slog.LevelError}))
+	err := cluster.AcceptExternal(ctx, cluster.Options{Dir: c.StateDir, Node: c.Node.Name, Config: c.Cluster, Log: log})
+	if err != nil {
+		_, _ = fmt.Fprintln(stderr, "lunard:", err)
+		return exitFailed
+	}
+	_, _ = fmt.Fprintln(stdout, "the database is accepted: start lunard on all nodes")
+	return exitOK
 }
 
 func finish(value any, err error, stdout, stderr io.Writer) int {

@@ -59,7 +59,7 @@ func (c *Coordinator) claim() error {
 	case is.cluster != "" && is.cluster != mine.cluster:
 		return fmt.Errorf("volume on %s: %w, %s: eject it there, or take it over by force", c.dev.Path, ErrForeign, is.cluster)
 	case is.cluster != "" && is.epoch >= mine.epoch:
-		return fmt.Errorf("volume on %s: it was mounted in epoch %d, and this is epoch %d: %w", c.dev.Path, is.epoch, mine.epoch, ErrStaleEpoch)
+		return fmt.Errorf("volume on %s: it was mounted in epoch %d, and this is epoch %d: the cluster's database was put back to an older state: %w", c.dev.Path, is.epoch, mine.epoch, ErrStaleEpoch)
 	}
 	if mine.cluster == "" {
 		return c.Disown()
