@@ -147,6 +147,9 @@ func (k *Keeper) ownAddress(l netlink.Link) error {
 	}
 	if !there {
 		err = k.handle.AddrReplace(l, &netlink.Addr{IPNet: host(k.cluster), Flags: k.addressFlags()})
+		if errors.Is(err, unix.EACCES) && k.cluster.Is6() {
+			return fmt.Errorf("IPv6 is off on %s: turn it on (sysctl net.ipv6.conf.%[1]s.disable_ipv6=0): %w", network.ClusterInterface, err)
+		}
 		if err != nil {
 			return err
 		}

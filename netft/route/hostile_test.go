@@ -2,6 +2,7 @@ package route
 
 import (
 	"net"
+	"strings"
 	"testing"
 	"time"
 
@@ -19,6 +20,10 @@ func TestIPv6OffAtRunTime(t *testing.T) {
 	a.set(a.to(k, b, 0, 1000))
 	a.Sysctl("ipv6/conf/all/disable_ipv6", "1")
 	a.expectRoutes(b.cluster)
+	err := a.keeper.Set([]Route{a.to(k, b, 0, 1000)}, nil)
+	if err == nil || !strings.Contains(err.Error(), "IPv6 is off on lunar0: turn it on") {
+		t.Errorf("without IPv6: %v", err)
+	}
 	a.Sysctl("ipv6/conf/all/disable_ipv6", "0")
 	a.equip(k, 0)
 	a.expectRoutes(b.cluster, ours(eth0, 1000))

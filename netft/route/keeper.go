@@ -111,7 +111,7 @@ func (k *Keeper) Set(routes []Route, interfaces []string) error {
 		}
 		k.wanted = append(k.wanted, r)
 	}
-	return errors.Join(append(bad, k.loosen(interfaces), k.reconcile())...)
+	return errors.Join(append(bad, k.makeAddress(), k.loosen(interfaces), k.reconcile())...)
 }
 
 func (k *Keeper) check(r Route) error {
@@ -175,7 +175,7 @@ func (k *Keeper) run(ctx context.Context) {
 // watch repairs at once, and after each message that concerns us, until an error.
 func (k *Keeper) watch(ctx context.Context) error {
 	socket, err := nl.Subscribe(unix.NETLINK_ROUTE, unix.RTNLGRP_LINK, unix.RTNLGRP_IPV4_IFADDR, unix.RTNLGRP_IPV6_IFADDR,
-		unix.RTNLGRP_IPV4_ROUTE, unix.RTNLGRP_IPV6_ROUTE)
+		unix.RTNLGRP_IPV4_ROUTE, unix.RTNLGRP_IPV6_ROUTE, unix.RTNLGRP_IPV6_NETCONF)
 	if err != nil {
 		return fmt.Errorf("route: subscribe to changes: %w", err)
 	}
@@ -202,7 +202,7 @@ func (k *Keeper) watch(ctx context.Context) error {
 // concerns tells whether a message may mean that something of ours went, or can be put back.
 func concerns(m syscall.NetlinkMessage) bool {
 	switch m.Header.Type {
-	case unix.RTM_NEWLINK, unix.RTM_DELLINK, unix.RTM_DELADDR:
+	case unix.RTM_NEWLINK, unix.RTM_DELLINK, unix.RTM_DELADDR, unix.RTM_NEWNETCONF:
 		return true
 	case unix.RTM_DELROUTE:
 		return len(m.Data) >= unix.SizeofRtMsg && nl.DeserializeRtMsg(m.Data).Protocol == Protocol
