@@ -46,7 +46,7 @@ func (c *conn) borrow(t *task) []byte {
 
 func (c *conn) openPages() bool {
 	l, s := &c.lending, c.reactor.server
-	if l.pages != nil || l.refused {
+	if l.pages != nil || l.refused || c.closing {
 		return l.pages != nil
 	}
 	if s.lent.Add(lendSize) > int64(s.opts.LendBytes) {
