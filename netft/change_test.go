@@ -21,7 +21,9 @@ var changes = []struct {
 	}},
 	{"interface renamed", func(_ *lab, n *labNode) { n.rename("netA", "lan"); n.rename("lan", "netA") }},
 	{"interface made anew", func(l *lab, n *labNode) {
-		l.hub.Must(func() error { return netlink.LinkDel(&netlink.Device{LinkAttrs: netlink.LinkAttrs{Name: port(n.number, 0)}}) })
+		l.hub.Must(func() error {
+			return netlink.LinkDel(&netlink.Device{LinkAttrs: netlink.LinkAttrs{Name: port(n.number, 0)}})
+		})
 		l.plug(n, 0)
 		n.Address("netA", "10.1.0.1/24")
 	}},
