@@ -18,7 +18,7 @@ PEER     := -tags giouring -ldflags=-checklinkname=0
 # TMPDIR is ours alone, so that what is left behind can be told from what others do here.
 SCRATCH   = scratch=$$(mktemp -d /tmp/lunar.XXXXXX) && trap 'rm -rf $$scratch' EXIT && export TMPDIR=$$scratch
 
-.PHONY: help build run test bench bench-growth conformance guest-test fence-test demo cluster-test cluster-torture networks-test backup-test generated format vet lint race peer e2e fuzz clean
+.PHONY: help build run test bench bench-growth conformance guest-test fence-test demo cluster-test cluster-torture networks-test backup-test repair-test generated format vet lint race peer e2e fuzz clean
 
 help: ## list the targets
 	@sed -nE 's/^([a-z0-9-]+):.*## (.*)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 22
@@ -104,6 +104,11 @@ networks-test: build ## networks between nodes in full: silent loss, a flapping 
 backup-test: build ## backups by nbdcopy and qemu-img in full: under load, incremental, and beside QEMU's dirty bitmaps
 	@$(PACKAGES) client
 	@$(SCRATCH); LUNAR_BIN=$(BIN) LUNAR_LONG=1 $(GO) test -count=1 -v -timeout 15m ./appliance/e2e/backup; \
+	TMPDIR= appliance/e2e/leftovers.sh $$scratch
+
+repair-test: build ## repair, defragmentation and TRIM under load in full: ten repairs are killed at random moments
+	@$(PACKAGES) client
+	@$(SCRATCH); LUNAR_BIN=$(BIN) LUNAR_RUNS=$${LUNAR_RUNS:-10} $(GO) test -count=1 -v -timeout 30m ./appliance/e2e/repair; \
 	TMPDIR= appliance/e2e/leftovers.sh $$scratch
 
 bench: build ## the engine and the target beside their peers: a table of ratios

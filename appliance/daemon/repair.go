@@ -380,7 +380,7 @@ func (r *repair) defragment(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
-		r.say(api.RepairStep{Phase: phaseDefragment, Text: fmt.Sprintf("%s: %d extents, was %d", image, m.Now, m.Before), Done: size, Total: size})
+		r.say(api.RepairStep{Phase: phaseDefragment, Text: fmt.Sprintf("%s: %d extents, was %d", image, m.Now, m.Before)})
 		r.result.Defragmented = append(r.result.Defragmented, api.Defragmented{Image: image, Before: m.Before, After: m.Now, Moved: m.Moved})
 	}
 	return nil

@@ -262,8 +262,11 @@ func (s *seat) recordMending(ctx context.Context, m *cluster.Mending) error {
 
 // advise adds to the error of a mount what may help.
 func (s *seat) advise(err error) error {
-	if errors.Is(err, unix.EUCLEAN) || errors.Is(err, unix.EBADMSG) {
+	switch {
+	case errors.Is(err, unix.EUCLEAN), errors.Is(err, unix.EBADMSG):
 		return fmt.Errorf("%w: the file system is damaged: `lunarctl volume repair %s`", err, s.name())
+	case errors.Is(err, unix.EIO):
+		return fmt.Errorf("%w: if the path to the LUN is sound, its file system is damaged: `lunarctl volume repair %s`", err, s.name())
 	}
 	return err
 }

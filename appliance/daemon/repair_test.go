@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"lunar/appliance/api"
+	"lunar/appliance/cluster"
 	"lunar/datapath/device/loopdev"
 )
 
@@ -102,4 +103,63 @@ func TestRepairOfAVolumeThatDoesNotMount(t *testing.T) {
 	if err != nil || im.Size != 4<<20 {
 		t.Fatalf("%+v, %v", im, err)
 	}
+}
+
+// A repair that was cut off is ended before the volume is mounted, and told.
+func TestRepairThatWasCutOffIsEnded(t *testing.T) {
+	loop := loopdev.Scratch(t, 400<<20, loopdev.Options{})
+	b := newBench(t)
+	client := b.start()
+	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
+	defer cancel()
+	_, err := client.AddVolume(ctx, api.AddVolume{Device: loop.Path, Format: "xfs"})
+	must(t, err)
+	n := b.daemon.node
+	_, err = n.db.UpdateVolume(ctx, n.sortedVolumes()[0].id, func(v *cluster.Volume) error {
+		v.Mending = &cluster.Mending{Node: "n2", Epoch: 1, Since: time.Now()}
+		return nil
+	})
+	must(t, err)
+	b.stop()
+	damage(t, loop.Path, "agi 0", "write -d freecount 3")
+	client = b.start()
+	defer b.stop()
+	eventually(t, 10*time.Second, "the log tells of it", func() (told bool) {
+		must(t, client.Log(ctx, "Volume1", false, func(e api.Event) error {
+			told = told || e.Kind == "volume.repaired" && strings.Contains(e.Text, "began on node n2")
+			return nil
+		}))
+		return told
+	})
+	out, err := client.RepairVolume(ctx, "Volume1", api.Repair{CheckOnly: true}, func(api.RepairStep) {})
+	if err != nil || out.Damaged {
+		t.Errorf("%+v, %v", out, err)
+	}
+	record, err := b.daemon.node.db.Volume(ctx, b.daemon.node.sortedVolumes()[0].id)
+	if err != nil || record.Mending != nil {
+		t.Errorf("%+v, %v", record, err)
+	}
+}
+
+// ext4's own tool is used for ext4.
+func TestRepairOfExt4(t *testing.T) {
+	loop := loopdev.Scratch(t, 400<<20, loopdev.Options{})
+	b := newBench(t)
+	client := b.start()
+	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
+	defer cancel()
+	_, err := client.AddVolume(ctx, api.AddVolume{Device: loop.Path, Format: "ext4"})
+	must(t, err)
+	b.stop()
+	if out, err := exec.Command("debugfs", "-w", "-R", "set_bg 1 free_blocks_count 7", loop.Path).CombinedOutput(); err != nil {
+		t.Fatalf("%v: %s", err, out)
+	}
+	client = b.start()
+	out, err := client.RepairVolume(ctx, "Volume1", api.Repair{Trim: true}, func(api.RepairStep) {})
+	must(t, err)
+	if !out.Damaged || !out.Repaired || out.FileSystem != "ext4" || out.Trimmed == 0 {
+		t.Errorf("%+v", out)
+	}
+	b.stop()
+	must(t, exec.Command("e2fsck", "-f", "-n", loop.Path).Run())
 }

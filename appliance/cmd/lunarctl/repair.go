@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"fmt"
+	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -62,7 +63,7 @@ func (l *repairLine) show(s api.RepairStep) {
 	l.end()
 	text := s.Text
 	if s.Total > 0 {
-		text = fmt.Sprintf("%s %d%% of %s", s.Text, s.Done*100/s.Total, api.FormatSize(s.Total))
+		text = strings.TrimSpace(fmt.Sprintf("%s %d%% of %s", s.Text, s.Done*100/s.Total, api.FormatSize(s.Total)))
 	}
 	text = fmt.Sprintf("%7.2fs %s: %s", time.Since(l.began).Seconds(), s.Phase, text)
 	if l.open = l.terminal && s.Total > 0 && s.Done < s.Total; l.open {
