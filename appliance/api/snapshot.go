@@ -12,6 +12,8 @@ import (
 type CreateSnapshot struct {
 	Images []string `json:"images"`         // VOLUME/PATH each
 	Name   string   `json:"name,omitempty"` // default: the time
+
+	NoHooks bool `json:"no_hooks,omitempty"` // the images' hooks are not run
 }
 
 // SnapshotSet is a snapshot that was taken.
@@ -20,6 +22,9 @@ type SnapshotSet struct {
 	Name   string   `json:"name"`
 	Images []string `json:"images"`  // VOLUME/PATH each
 	HoldNS int64    `json:"hold_ns"` // for which the images' I/O was held
+
+	Hooks    int      `json:"hooks,omitempty"`    // that were run
+	Warnings []string `json:"warnings,omitempty"` // of hooks after it
 }
 
 // Snapshot is one image of a snapshot.

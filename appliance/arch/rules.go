@@ -64,6 +64,7 @@ func applianceLayers() []Layer {
 		{"appliance/diskfile", []string{"appliance/api"}},
 		{"appliance/cluster", []string{"appliance/config"}},
 		{"appliance/fence/guard", nil},
+		{"appliance/hook", nil},
 		{"appliance/fence", []string{"appliance/cluster", "appliance/fence/guard", "datapath/device"}},
 		{"appliance/snapshot", []string{"datapath/volume"}},
 		{"appliance/namespace", []string{"datapath/volume"}},

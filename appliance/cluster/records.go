@@ -19,6 +19,8 @@ type Volume struct {
 	OffLine       []string  `json:"offLine,omitempty"` // nodes that take no part in it, by the user's wish
 	Created       time.Time `json:"created"`
 	Mending       *Mending  `json:"mending,omitempty"` // it is repaired, and not to be mounted before that is done
+
+	Hooks map[string]Hook `json:"hooks,omitempty"` // by the image's path
 }
 
 // Mending is a repair that has begun to write. Who coordinates the volume next ends it first.

@@ -60,6 +60,7 @@ type fenceAnswer struct {
 // peerAPI answers the other nodes. It is handed out before the node is complete, and says so.
 func (n *Node) peerAPI() http.Handler {
 	mux := http.NewServeMux()
+	n.hookAPI(mux)
 	mux.HandleFunc("GET "+pathSessions, func(w http.ResponseWriter, _ *http.Request) { n.tell(w, n.localSessions(), nil) })
 	mux.HandleFunc("GET "+pathVolume+"{id}", func(w http.ResponseWriter, r *http.Request) {
 		v := n.volumeByID(r.PathValue("id"))

@@ -16,6 +16,7 @@ import (
 	"lunar/appliance/api"
 	"lunar/appliance/config"
 	"lunar/appliance/fence/guard"
+	"lunar/appliance/hook"
 )
 
 // The exit codes of lunard.
@@ -43,6 +44,7 @@ type options struct {
 // second signal makes the stop quick.
 func Command(args []string, stdout, stderr io.Writer) int {
 	guard.Main() // returns, unless this process is the guard
+	hook.Main()  // the same
 	o, err := parse(args, stderr)
 	switch {
 	case errors.Is(err, flag.ErrHelp):

@@ -200,6 +200,7 @@ func (d *Daemon) openExports(ctx context.Context) error {
 	d.tasks.Go(func() { d.node.keepNoting(ctx) })
 	d.tasks.Go(func() { d.node.keepJudging(ctx) })
 	d.tasks.Go(func() { d.node.keepTransfersSwept(ctx) })
+	d.tasks.Go(func() { d.node.recoverHooks(ctx) })
 	d.tasks.Go(func() { d.node.keepBackupsSwept(ctx) })
 	d.tasks.Go(func() { d.keepTelling(ctx) })
 	d.tasks.Go(func() { d.node.joinByCredential(ctx) })
@@ -258,6 +259,7 @@ func (d *Daemon) closeAPI(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, apiTime)
 	defer cancel()
 	d.node.transfers.stop()
+	d.node.hooks.stop()
 	d.node.repairs.stop()
 	d.node.backups.stop()
 	for _, s := range []*http.Server{d.api, d.metrics} {

@@ -19,6 +19,7 @@ import (
 	"lunar/appliance/api"
 	"lunar/appliance/config"
 	"lunar/appliance/fence/guard"
+	"lunar/appliance/hook"
 	"lunar/datapath/device/loopdev"
 )
 
@@ -27,6 +28,7 @@ const asLunard = "LUNAR_TEST_LUNARD"
 
 func TestMain(m *testing.M) {
 	guard.Main()
+	hook.Main()
 	if os.Getenv(asLunard) != "" {
 		os.Exit(Command(os.Args[1:], os.Stdout, os.Stderr))
 	}

@@ -161,7 +161,7 @@ func (n *Node) renameImage(ctx context.Context, volume, path, name string) (api.
 		if err := n.notExported(v, path); err != nil {
 			return err
 		}
-		return p.vol.Rename(ctx, path, to)
+		return n.hookFollows(ctx, v, path, to, p.vol.Rename(ctx, path, to))
 	})
 	if err != nil {
 		return api.Image{}, err
@@ -202,7 +202,7 @@ func (n *Node) DeleteImage(ctx context.Context, volume, path string, force bool)
 			return api.Errorf(api.Refused, "image %s/%s holds %s of data", volume, path, api.FormatSize(s.Used)).
 				WithHint("--force deletes it all the same: that data is lost")
 		}
-		return p.vol.Delete(ctx, path)
+		return n.hookFollows(ctx, v, path, "", p.vol.Delete(ctx, path))
 	})
 	if err != nil {
 		return err

@@ -139,14 +139,14 @@ func (t tree) noted(ctx context.Context, v *volumeState, kind, path, done string
 // Rename implements namespace.Tree.
 func (t tree) Rename(ctx context.Context, volume, from, to string) error {
 	return t.changing(ctx, volume, from, func(v *volumeState, p *parts) error {
-		return t.noted(ctx, v, "image.rename", from, "is now "+v.name()+"/"+to, p.vol.Rename(ctx, from, to))
+		return t.noted(ctx, v, "image.rename", from, "is now "+v.name()+"/"+to, t.n.hookFollows(ctx, v, from, to, p.vol.Rename(ctx, from, to)))
 	})
 }
 
 // Delete implements namespace.Tree.
 func (t tree) Delete(ctx context.Context, volume, path string) error {
 	return t.changing(ctx, volume, path, func(v *volumeState, p *parts) error {
-		return t.noted(ctx, v, "image.delete", path, "was deleted", p.vol.Delete(ctx, path))
+		return t.noted(ctx, v, "image.delete", path, "was deleted", t.n.hookFollows(ctx, v, path, "", p.vol.Delete(ctx, path)))
 	})
 }
 

@@ -36,6 +36,7 @@ type Node struct {
 	transfers    transfers
 	backups      backups
 	holds        ownHolds
+	hooks        hooks
 	repairs      repairs
 	fabric       *fabric
 	echoes       chan struct{}         // those that answer probes

@@ -44,9 +44,17 @@ func (n *Node) CreateSnapshot(ctx context.Context, r api.CreateSnapshot) (api.Sn
 	if err := checkSnapshotName(out.Name); err != nil {
 		return out, err
 	}
-	err = n.on(volume, func(_ *volumeState, p *parts) error {
-		hold, err := p.vol.Snapshot(ctx, out.Name, paths)
-		out.HoldNS = int64(hold)
+	err = n.on(volume, func(v *volumeState, p *parts) (err error) {
+		take := func() error {
+			hold, err := p.vol.Snapshot(ctx, out.Name, paths)
+			out.HoldNS = int64(hold)
+			return err
+		}
+		if r.NoHooks {
+			return take()
+		}
+		undo := func() error { return p.vol.DeleteSnapshot(context.WithoutCancel(ctx), out.Name, "") }
+		out.Hooks, out.Warnings, err = n.quiesced(ctx, v, out.Name, paths, take, undo)
 		return err
 	})
 	if err != nil {

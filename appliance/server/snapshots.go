@@ -9,6 +9,8 @@ import (
 
 // Snapshots manages snapshots of images.
 type Snapshots interface {
+	Hooks
+
 	Snapshots(ctx context.Context, volume string) ([]api.Snapshot, error)
 	CreateSnapshot(ctx context.Context, r api.CreateSnapshot) (api.SnapshotSet, error)
 	DeleteSnapshot(ctx context.Context, volume, path, name string, force bool) error // an empty path: all of it
@@ -17,13 +19,13 @@ type Snapshots interface {
 }
 
 func (s *Server) snapshotRoutes() []route {
-	return []route{
+	return append(s.hookRoutes(), []route{
 		{"GET /v1/snapshots", answer(s.listSnapshots)},
 		{"POST /v1/snapshots", answerTo(s.createSnapshot)},
 		{"GET /v1/snapshots/{volume}/diff", answer(s.diffSnapshots)},
 		{"DELETE /v1/snapshots/{volume}/{name}", perform(s.deleteSnapshot)},
 		{"POST /v1/snapshots/{volume}/{name}/revert", answerTo(s.revertImage)},
-	}
+	}...)
 }
 
 func (s *Server) listSnapshots(r *http.Request) ([]api.Snapshot, error) {

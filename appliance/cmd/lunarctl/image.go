@@ -24,7 +24,7 @@ func (c *cli) imageCommand() *cobra.Command {
 		cmd.ValidArgsFunction = c.complete(c.imageNames)
 	}
 	return noun("image", "Raw files on volumes that back LUNs", c.imageCreate(), list, show, resize, rename, clone, remove,
-		c.imageImport(), c.imageExport())
+		c.imageHook(), c.imageImport(), c.imageExport())
 }
 
 // sizeFlag adds --size to a command and returns how to read it.

@@ -32,18 +32,27 @@ func (c *cli) snapshotNames(ctx context.Context) ([]string, error) {
 
 func (c *cli) snapshotCreate() *cobra.Command {
 	var name string
+	var noHooks bool
 	cmd := &cobra.Command{
-		Use: "create VOLUME/PATH... [--name S]", Short: "Keep images of one volume as they are at one instant",
+		Use: "create VOLUME/PATH... [--name S] [--no-hooks]", Short: "Keep images of one volume as they are at one instant",
 		Args: cobra.MinimumNArgs(1), DisableFlagsInUseLine: true,
 		RunE: c.runs(func(ctx context.Context, args []string) error {
-			s, err := c.client.CreateSnapshot(ctx, api.CreateSnapshot{Images: args, Name: name})
+			s, err := c.client.CreateSnapshot(ctx, api.CreateSnapshot{Images: args, Name: name, NoHooks: noHooks})
 			if err != nil {
 				return err
 			}
-			return c.printOne(s, "%s@%s: %d images, I/O was held for %v", s.Volume, s.Name, len(s.Images), held(s.HoldNS))
+			for _, w := range s.Warnings {
+				_, _ = fmt.Fprintln(c.err, "lunarctl:", w)
+			}
+			hooks := ""
+			if s.Hooks > 0 {
+				hooks = fmt.Sprintf(", %d hooks were run", s.Hooks)
+			}
+			return c.printOne(s, "%s@%s: %d images, I/O was held for %v%s", s.Volume, s.Name, len(s.Images), held(s.HoldNS), hooks)
 		}),
 	}
 	cmd.Flags().StringVar(&name, "name", "", "the snapshot's name, by default the time")
+	cmd.Flags().BoolVar(&noHooks, "no-hooks", false, "run no hooks of the images: applications are not stopped for it")
 	return cmd
 }
 
