@@ -62,7 +62,7 @@ type BackupImage struct {
 	TLSURI  string `json:"tls_uri,omitempty"` // by TLS, but the keys
 	Size    int64  `json:"size"`              // bytes
 	Data    int64  `json:"data"`              // bytes that are allocated
-	Changed *int64 `json:"changed,omitempty"` // bytes since the other snapshot
+	Changed *int64 `json:"changed,omitempty"` // bytes since the other snapshot, at most
 	Bitmap  string `json:"bitmap,omitempty"`  // metadata context that tells what has changed
 	Read    int64  `json:"read"`              // bytes that were served
 }

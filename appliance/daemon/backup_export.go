@@ -2,15 +2,16 @@ package daemon
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net/url"
 	"os"
-	"slices"
 	"sync/atomic"
 
 	"golang.org/x/sys/unix"
 
 	"lunar/appliance/api"
+	"lunar/datapath/coordinator"
 	"lunar/datapath/layout"
 	"lunar/datapath/layout/protocol"
 	"lunar/datapath/volume"
@@ -24,7 +25,7 @@ type backupImage struct {
 
 	image   *volume.Image
 	layout  *layout.Layout // all of it, as the file system has it
-	changed []layout.Range // since the other snapshot, in order
+	changes changes        // since the other snapshot
 	read    atomic.Int64   // bytes that were served
 }
 
@@ -50,20 +51,30 @@ func (im *backupImage) open(ctx context.Context, p *parts) (err error) {
 	if im.layout, err = c.Layout(protocol.Call{Image: im.image.ID(), Epoch: c.Epoch()}); err != nil {
 		return err
 	}
-	return im.compare(ctx, p)
+	return im.compare(ctx, c)
 }
 
 // compare finds what has changed. An image that the other snapshot does not have has changed everywhere.
-func (im *backupImage) compare(ctx context.Context, p *parts) (err error) {
+func (im *backupImage) compare(ctx context.Context, c *coordinator.Coordinator) (err error) {
 	since := im.b.r.Since
 	if since == "" {
 		return nil
 	}
-	im.changed, err = p.vol.Diff(ctx, im.path, since, im.b.record.Snapshot)
-	if api.CodeOf(refusal(err)) == api.NotFound {
-		im.changed, err = []layout.Range{{Len: im.layout.Size()}}, nil
+	im.changes.read = im.fetch
+	im.changes.all, err = c.Changes(ctx, im.path, since, im.b.record.Snapshot)
+	if errors.Is(err, coordinator.ErrNotFound) {
+		im.changes.all, err = []coordinator.Change{{Range: layout.Range{Len: im.layout.Size()}}}, nil
 	}
+	im.changes.clip(im.layout.Size())
 	return err
+}
+
+// fetch reads p.
+func (im *backupImage) fetch(ctx context.Context, p []byte, off int64) error {
+	return patiently(ctx, func() error {
+		_, err := im.image.ReadAt(p, off)
+		return err
+	})
 }
 
 // close ends the use of the image.
@@ -89,10 +100,8 @@ func (im *backupImage) describe() api.BackupImage {
 	if im.b.r.Since == "" {
 		return out
 	}
-	out.Changed, out.Bitmap = new(int64), nbd.DirtyBitmap+im.b.r.Since
-	for _, r := range im.changed {
-		*out.Changed += r.Len
-	}
+	changed := im.changes.bytes()
+	out.Changed, out.Bitmap = &changed, nbd.DirtyBitmap+im.b.r.Since
 	return out
 }
 
@@ -132,10 +141,7 @@ func (x *backupExport) Info() nbd.Info {
 
 // Read implements nbd.Export.
 func (x *backupExport) Read(ctx context.Context, p []byte, off int64) error {
-	err := patiently(ctx, func() error {
-		_, err := x.image.ReadAt(p, off)
-		return err
-	})
+	err := x.fetch(ctx, p, off)
 	if err == nil {
 		x.read.Add(int64(len(p)))
 	}
@@ -178,40 +184,11 @@ func (x *backupExport) Bitmaps() []string {
 }
 
 // Marks implements nbd.Marked.
-func (x *backupExport) Marks(_ context.Context, bitmap string, off, n int64, each func(nbd.Mark) bool) error {
+func (x *backupExport) Marks(ctx context.Context, bitmap string, off, n int64, each func(nbd.Mark) bool) error {
 	if bitmap != x.b.r.Since {
 		return fmt.Errorf("bitmap %q: %w", bitmap, unix.ENOENT)
 	}
-	marks(x.changed, off, off+n, each)
-	return nil
-}
-
-// marks tells of the bytes from off to end which lie in ranges, which are in order and apart.
-func marks(ranges []layout.Range, off, end int64, each func(nbd.Mark) bool) {
-	i, _ := slices.BinarySearchFunc(ranges, off, func(r layout.Range, at int64) int {
-		if r.End() <= at {
-			return -1
-		}
-		return 1
-	})
-	for ; off < end; i++ {
-		next := layout.Range{Off: end}
-		if i < len(ranges) {
-			next = ranges[i]
-		}
-		if gap := min(next.Off, end) - off; gap > 0 {
-			if !each(nbd.Mark{Len: gap}) {
-				return
-			}
-			off += gap
-		}
-		if n := min(next.End(), end) - off; n > 0 {
-			if !each(nbd.Mark{Len: n, Marked: true}) {
-				return
-			}
-			off += n
-		}
-	}
+	return x.changes.marks(ctx, off, n, each)
 }
 
 // Close implements nbd.Export.

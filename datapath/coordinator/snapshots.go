@@ -283,7 +283,28 @@ func (c *Coordinator) replace(m protocol.Meta, f *os.File, p string) error {
 
 // Diff tells which ranges of an image differ between two snapshots, in order: those whose blocks they do
 // not share. A range that was written with what it had counts as different.
-func (c *Coordinator) Diff(_ context.Context, p, from, to string) (changed []layout.Range, err error) {
+func (c *Coordinator) Diff(ctx context.Context, p, from, to string) (changed []layout.Range, err error) {
+	changes, err := c.Changes(ctx, p, from, to)
+	for _, d := range changes {
+		if n := len(changed); n > 0 && changed[n-1].End() == d.Off {
+			changed[n-1].Len += d.Len
+			continue
+		}
+		changed = append(changed, d.Range)
+	}
+	return changed, err
+}
+
+// Change is a range that differs between two snapshots of an image.
+type Change struct {
+	layout.Range
+	// New says that it had no data before, and has blocks now: where it reads as zeroes nothing has changed. That is so
+	// for what was allocated ahead of writes.
+	New bool
+}
+
+// Changes is Diff for who can tell more of it by reading.
+func (c *Coordinator) Changes(_ context.Context, p, from, to string) (changes []Change, err error) {
 	if err := c.enter(); err != nil {
 		return nil, err
 	}
@@ -300,13 +321,14 @@ func (c *Coordinator) Diff(_ context.Context, p, from, to string) (changed []lay
 		if same(d.Before, d.After) {
 			continue
 		}
-		if n := len(changed); n > 0 && changed[n-1].End() == d.After.FileOff {
-			changed[n-1].Len += d.After.Len
+		x := Change{layout.Range{Off: d.After.FileOff, Len: d.After.Len}, d.Before.State.Zero()}
+		if n := len(changes); n > 0 && changes[n-1].End() == x.Off && changes[n-1].New == x.New {
+			changes[n-1].Len += x.Len
 			continue
 		}
-		changed = append(changed, layout.Range{Off: d.After.FileOff, Len: d.After.Len})
+		changes = append(changes, x)
 	}
-	return changed, nil
+	return changes, nil
 }
 
 // same tells whether two extents of the same range have the same content for certain.
