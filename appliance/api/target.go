@@ -90,6 +90,8 @@ type Event struct {
 	Kind   string    `json:"kind"`
 	Volume string    `json:"volume,omitempty"`
 	Target string    `json:"target,omitempty"`
+	Epoch  uint64    `json:"epoch,omitempty"`  // of the coordinator's term that it is about
+	Reason string    `json:"reason,omitempty"` // why, in the words of `volume show`
 	Text   string    `json:"text"`
 }
 

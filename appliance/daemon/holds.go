@@ -194,10 +194,12 @@ func (s *seat) regrant(here *tenure) {
 		if want {
 			do = here.coord.Withhold
 		}
+		began := time.Now()
 		err := do(here.ctx)
 		s.mu.Lock()
 		here.withheld, here.unsure = want, err != nil
 		s.mu.Unlock()
+		s.tellRegrant(here, want, time.Since(began), err)
 		if err != nil && here.ctx.Err() == nil {
 			s.log.Warn("layouts", "withhold", want, "error", err)
 			_ = pause(here.ctx, regrantAgain)

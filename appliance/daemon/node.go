@@ -37,6 +37,7 @@ type Node struct {
 	backups      backups
 	holds        ownHolds
 	hooks        hooks
+	narrator     narrator
 	repairs      repairs
 	fabric       *fabric
 	echoes       chan struct{}         // those that answer probes
@@ -155,7 +156,7 @@ func (n *Node) Events(ctx context.Context, follow bool, fn func(api.Event) error
 }
 
 func eventOf(e cluster.Event) api.Event {
-	return api.Event{Time: e.Time, Node: e.Node, Kind: e.Kind, Volume: e.Volume, Target: e.Target, Text: e.Text}
+	return api.Event{Time: e.Time, Node: e.Node, Kind: e.Kind, Volume: e.Volume, Target: e.Target, Epoch: e.Epoch, Reason: e.Reason, Text: e.Text}
 }
 
 // sortedVolumes is the volumes by name.

@@ -40,6 +40,7 @@ func (n *Node) look(ctx context.Context, space bool) {
 		u.checkSize()
 	}
 	n.followStates()
+	n.tellStates(ctx)
 }
 
 // lookAtVolumes reads what each volume has left, which images answer from memory, and whether its device

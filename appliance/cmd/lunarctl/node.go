@@ -43,7 +43,11 @@ func (c *cli) printEvent(e api.Event) error {
 	if c.json {
 		return json.NewEncoder(c.out).Encode(e)
 	}
-	_, err := fmt.Fprintf(c.out, "%s %s %s: %s\n", when(e.Time), e.Node, e.Kind, e.Text)
+	epoch := ""
+	if e.Epoch > 0 && !strings.Contains(e.Text, "epoch") {
+		epoch = fmt.Sprintf(" (epoch %d)", e.Epoch)
+	}
+	_, err := fmt.Fprintf(c.out, "%s %s %s: %s%s\n", when(e.Time), e.Node, e.Kind, e.Text, epoch)
 	return err
 }
 
