@@ -23,7 +23,7 @@ import (
 const (
 	mib       = int64(1) << 20
 	gib       = int64(1) << 30
-	limit     = 4 * time.Minute
+	limit     = 10 * time.Minute
 	patience  = 30 * time.Second // of one command of an initiator
 	nodes     = 3
 	writers   = nodes
