@@ -122,6 +122,15 @@ func median(all []float64) float64 {
 
 // serve starts a node with an image full of data.
 func serve(t *testing.T) (node *lab.Lunard, portal string) {
+	node, portal, url, l := serveURL(t)
+	source, err := l.RandomFile("source.raw", imageSize, 8)
+	check(t, err)
+	check(t, lab.Upload(t.Context(), source, url))
+	return node, portal
+}
+
+// serveURL starts a node with an image that is empty.
+func serveURL(t *testing.T) (node *lab.Lunard, portal, url string, l *lab.Lab) {
 	if testing.Short() {
 		t.Skip("end-to-end tests are left out with -short")
 	}
@@ -132,7 +141,7 @@ func serve(t *testing.T) (node *lab.Lunard, portal string) {
 		t.Skipf("%v: run appliance/e2e/packages.sh client", err)
 	}
 	ctx := t.Context()
-	l := openLab(t)
+	l = openLab(t)
 	device, err := l.Loop("lun.img", 1<<30)
 	check(t, err)
 	if node, err = l.Lunard(ctx, lab.Config{}); err != nil {
@@ -140,10 +149,7 @@ func serve(t *testing.T) (node *lab.Lunard, portal string) {
 	}
 	export, err := node.ServeImage(ctx, device.Path, fmt.Sprint(imageSize), iqn)
 	check(t, err)
-	source, err := l.RandomFile("source.raw", imageSize, 8)
-	check(t, err)
-	check(t, lab.Upload(ctx, source, export.URLs[0]))
-	return node, fmt.Sprintf("127.0.0.1:%d", node.Ports[0])
+	return node, fmt.Sprintf("127.0.0.1:%d", node.Ports[0]), export.URLs[0], l
 }
 
 func openLab(t *testing.T) *lab.Lab {

@@ -30,14 +30,14 @@ type session struct {
 	reads  uint64
 }
 
-// login opens session number n of the target, from an address.
-func login(from, portal, target string, n int) (*session, error) {
+// login opens session number n of the target, from an address; keys are pairs that it offers besides.
+func login(from, portal, target string, n int, keys ...string) (*session, error) {
 	conn, err := dial(from, portal)
 	if err != nil {
 		return nil, err
 	}
 	s := &session{conn: conn, sn: 1}
-	if err := s.enter(target, n); err != nil {
+	if err := s.enter(target, n, keys...); err != nil {
 		_ = conn.Close()
 		return nil, fmt.Errorf("session %d: %w", n, err)
 	}
@@ -50,10 +50,13 @@ func dial(from, portal string) (net.Conn, error) {
 }
 
 // loginRequest goes straight to the full feature phase.
-func loginRequest(target string, n int) []byte {
+func loginRequest(target string, n int, keys ...string) []byte {
 	text := pdu.AppendPair(nil, "InitiatorName", fmt.Sprintf("iqn.2026-01.lunar.test:host%d", n))
 	text = pdu.AppendPair(text, "TargetName", target)
 	text = pdu.AppendPair(text, "SessionType", "Normal")
+	for i := 0; i < len(keys); i += 2 {
+		text = pdu.AppendPair(text, keys[i], keys[i+1])
+	}
 	var h pdu.Header
 	h.Reset(pdu.OpLoginRequest, pdu.LoginFlags(true, false, pdu.StageOperational, pdu.StageFull))
 	h.SetImmediate()
@@ -65,8 +68,8 @@ func loginRequest(target string, n int) []byte {
 }
 
 // enter logs in and takes the unit attention that greets a new session.
-func (s *session) enter(target string, n int) error {
-	if _, err := s.conn.Write(loginRequest(target, n)); err != nil {
+func (s *session) enter(target string, n int, keys ...string) error {
+	if _, err := s.conn.Write(loginRequest(target, n, keys...)); err != nil {
 		return err
 	}
 	if err := s.receive(); err != nil {
