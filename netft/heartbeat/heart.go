@@ -88,11 +88,12 @@ type Counters struct {
 
 // Heart beats until it is closed.
 type Heart struct {
-	o      Options
-	key    beat.Key
-	ns     *netns.Namespace
-	ending atomic.Bool
-	done   chan struct{}
+	o        Options
+	key      beat.Key
+	probeKey beat.Key
+	ns       *netns.Namespace
+	ending   atomic.Bool
+	done     chan struct{}
 
 	setting sync.Mutex // one Set at a time: guards attached
 	// attached has the networks of the interfaces on which the kernel stamps.
@@ -135,7 +136,7 @@ func Start(o Options) (*Heart, error) {
 		return nil, fmt.Errorf("heartbeat: %w", err)
 	}
 	h := &Heart{
-		o: o, key: beat.NewKey(o.Key), ns: ns, done: make(chan struct{}), attached: map[int]uint16{},
+		o: o, key: beat.NewKey(o.Key), probeKey: probeKey(o.Key), ns: ns, done: make(chan struct{}), attached: map[int]uint16{},
 		sockets: map[door]*socket{}, byPath: map[detector.Path]*path{}, retired: map[detector.Path]uint64{}, kept: map[kernel.Path]bool{},
 		probes: map[uint64]chan struct{}{}, notices: map[uint16]uint64{}, buffer: make([]byte, maxDatagram), oob: make([]byte, 128),
 	}

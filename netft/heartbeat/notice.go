@@ -8,8 +8,8 @@ import (
 // maxGone bounds the notices that wait for a tick.
 const maxGone = 256
 
-// noticeSize is that of a notice: a signed message of another network than that which carries it, and one byte more,
-// so that it is a heartbeat to nobody. Its sequence is higher than that of the sender's notice before, and its echo is
+// noticeSize is that of a notice: a message of another network than that which carries it, signed as probes are, and
+// one byte more. Its sequence is higher than that of the sender's notice before, and its echo is
 // the receiver's incarnation, so it does nothing when it comes again.
 const noticeSize = beat.Size + 1
 

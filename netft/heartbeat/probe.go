@@ -2,6 +2,7 @@ package heartbeat
 
 import (
 	"context"
+	"crypto/sha256"
 	"errors"
 	"fmt"
 	"net/netip"
@@ -31,7 +32,7 @@ var ErrTooBig = errors.New("heartbeat: packets of this size are not answered")
 
 // ProbeMTU sends packets of size bytes, IP header included, that may not be fragmented, and waits until the peer's
 // daemon has answered one in the same size. It returns ErrTooBig if none is answered, and another error if the path is
-// not known or has no address. A probe is a signed message with bytes after it, so it is no heartbeat to anybody.
+// not known or has no address. A probe is a message signed with a key of its own, with bytes after it.
 func (h *Heart) ProbeMTU(ctx context.Context, p detector.Path, size int) error {
 	if size < MinProbe || size > MaxProbe {
 		return fmt.Errorf("heartbeat: a probe of %d bytes: give %d to %d", size, MinProbe, MaxProbe)
@@ -88,9 +89,7 @@ func headers(f detector.Family) int {
 }
 
 func (h *Heart) sendProbe(s *socket, m *beat.Message, to netip.Addr, length int) error {
-	b := make([]byte, length)
-	h.key.Seal((*[beat.Size]byte)(b), m)
-	err := s.send(b, sockaddr(to, s.index, h.o.Port))
+	err := s.send(h.sealProbe(m, length), sockaddr(to, s.index, h.o.Port))
 	if errors.Is(err, unix.EMSGSIZE) {
 		return fmt.Errorf("%w: %d bytes are more than the MTU of %s", ErrTooBig, length+headers(s.family), s.name)
 	}
@@ -100,10 +99,23 @@ func (h *Heart) sendProbe(s *socket, m *beat.Message, to netip.Addr, length int)
 	return nil
 }
 
+// probeKey is that of probes and notices: one whose last bytes are cut off is no heartbeat to anybody.
+func probeKey(key [beat.KeySize]byte) beat.Key {
+	sum := sha256.Sum256(append([]byte("lunar heartbeat probe\x00"), key[:]...))
+	return beat.NewKey([beat.KeySize]byte(sum[:]))
+}
+
+// sealProbe is the message of length bytes, more than a heartbeat has.
+func (h *Heart) sealProbe(m *beat.Message, length int) []byte {
+	b := make([]byte, length)
+	h.probeKey.Seal((*[beat.Size]byte)(b), m)
+	return b
+}
+
 // takeProbe answers a probe in its own size, or ends the wait for an answer.
 func (h *Heart) takeProbe(s *socket, b []byte, from netip.Addr) {
 	var m beat.Message
-	if err := h.key.Open(b[:beat.Size], &m); err != nil {
+	if err := h.probeKey.Open(b[:beat.Size], &m); err != nil {
 		h.refuse(err)
 		return
 	}
