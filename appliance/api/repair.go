@@ -30,6 +30,8 @@ type RepairStep struct {
 	Error  *Error        `json:"error,omitempty"`
 }
 
+func (s *RepairStep) isLast() bool { return s.Result != nil || s.Error != nil }
+
 // RepairResult tells what a repair has found and done.
 type RepairResult struct {
 	Volume       string         `json:"volume"`
@@ -87,7 +89,7 @@ func ReadRepair(body io.Reader, step func(RepairStep) error) (last RepairStep, e
 		if err := json.Unmarshal(lines.Bytes(), &s); err != nil {
 			return last, Errorf(Failed, "the node's answer cannot be read: %v", err)
 		}
-		if s.Result != nil || s.Error != nil {
+		if s.isLast() {
 			return s, nil
 		}
 		if err := step(s); err != nil {

@@ -156,7 +156,7 @@ func (s *seat) check(ctx context.Context, p *parts, t *cluster.Term, o *overhaul
 	dirty := s.replay(ctx, p, t)
 	looking, cancel := context.WithCancel(ctx)
 	defer cancel()
-	defer context.AfterFunc(o.ctx, cancel)()
+	defer context.AfterFunc(o.ctx, cancel)() //nolint:contextcheck // who asked may end the check too
 	limit, limited := o.left()
 	if limited {
 		timer := time.AfterFunc(limit, cancel)
