@@ -106,7 +106,7 @@ backup-test: build ## backups by nbdcopy and qemu-img in full: under load, incre
 	@$(SCRATCH); LUNAR_BIN=$(BIN) LUNAR_LONG=1 $(GO) test -count=1 -v -timeout 15m ./appliance/e2e/backup; \
 	TMPDIR= appliance/e2e/leftovers.sh $$scratch
 
-repair-test: build ## repair, defragmentation and TRIM under load in full: ten repairs are killed at random moments
+repair-test: build ## repair, defragmentation and TRIM under load in full: ten repairs are cut off at random moments
 	@$(PACKAGES) client
 	@$(SCRATCH); LUNAR_BIN=$(BIN) LUNAR_RUNS=$${LUNAR_RUNS:-10} $(GO) test -count=1 -v -timeout 30m ./appliance/e2e/repair; \
 	TMPDIR= appliance/e2e/leftovers.sh $$scratch

@@ -105,7 +105,7 @@ const (
 	stepsInAll    = 20
 )
 
-// TestRepairIsCutOff kills the coordinator's daemon at a random moment of the repair. Another node ends the repair before it
+// TestRepairIsCutOff kills or stops the coordinator's daemon at a random moment of the repair. Another node ends the repair before it
 // mounts the volume; nothing that was acknowledged is lost, and the file system is clean.
 func TestRepairIsCutOff(t *testing.T) {
 	b := newBench(t)
@@ -117,7 +117,11 @@ func TestRepairIsCutOff(t *testing.T) {
 		if i%4 == 3 {
 			at = 1 + random.IntN(stepsInAll)
 		}
-		if b.cutOff(at) {
+		how := (*lab.ClusterNode).Kill
+		if i%3 == 2 {
+			how = (*lab.ClusterNode).Freeze // its guard ends it
+		}
+		if b.cutOff(at, how) {
 			ended++
 		}
 	}
@@ -128,7 +132,7 @@ func TestRepairIsCutOff(t *testing.T) {
 }
 
 // cutOff cuts a repair off at a step, and tells whether another node had to end it.
-func (b *bench) cutOff(at int) (ended bool) {
+func (b *bench) cutOff(at int, how func(*lab.ClusterNode)) (ended bool) {
 	b.t.Helper()
 	b.damage()
 	b.load()
@@ -139,11 +143,11 @@ func (b *bench) cutOff(at int) (ended bool) {
 	seen := 0
 	_, err = b.repair(coordinator, api.Repair{}, func(api.RepairStep) {
 		if seen++; seen == at {
-			coordinator.Kill()
+			how(coordinator)
 		}
 	})
 	if err == nil { // it was faster
-		coordinator.Kill()
+		how(coordinator)
 	}
 	check(b.t, lab.Poll(time.Minute, func() error {
 		now, err := b.Coordinator(b.ctx)
@@ -160,7 +164,7 @@ func (b *bench) cutOff(at int) (ended bool) {
 	if ended && r.Damaged {
 		b.t.Errorf("a repair that another node ended has left damage: %+v", r)
 	}
-	b.t.Logf("killed at step %d; ended by another node: %v; damage was left: %v", at, ended, r.Damaged)
+	b.t.Logf("cut off at step %d; ended by another node: %v; damage was left: %v", at, ended, r.Damaged)
 	b.finish()
 	b.fleet = nil
 	return ended
