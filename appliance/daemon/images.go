@@ -3,6 +3,7 @@ package daemon
 import (
 	"cmp"
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"time"
@@ -60,7 +61,7 @@ func (n *Node) imagesOn(ctx context.Context, volume string) ([]api.Image, error)
 	err := n.on(volume, func(v *volumeState, p *parts) error {
 		stats, err := p.vol.List(ctx)
 		for _, s := range stats {
-			if !isTransfer(s.Path) {
+			if !reserved(s.Path) {
 				out = append(out, n.imageOf(v, s))
 			}
 		}
@@ -86,8 +87,8 @@ func (n *Node) CreateImage(ctx context.Context, r api.CreateImage) (api.Image, e
 	if err != nil {
 		return api.Image{}, err
 	}
-	if err := sized(&r); err != nil {
-		return api.Image{}, err
+	if err := errors.Join(sized(&r), unreserved(volume, path)); err != nil {
+		return api.Image{}, refusal(err)
 	}
 	build := func(_ *volumeState, p *parts) error {
 		job := n.jobs.begin("image.create", r.Image, r.Size)
@@ -144,6 +145,9 @@ func (n *Node) resizeImage(ctx context.Context, volume, path string, r api.Chang
 func (n *Node) renameImage(ctx context.Context, volume, path, name string) (api.Image, error) {
 	toVolume, to, err := api.SplitImage(name)
 	if err != nil {
+		return api.Image{}, err
+	}
+	if err := unreserved(toVolume, to); err != nil {
 		return api.Image{}, err
 	}
 	if toVolume != volume {

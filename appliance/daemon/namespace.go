@@ -82,7 +82,9 @@ func (t tree) List(ctx context.Context, volume string) (out []namespace.File, er
 	err = t.on(volume, func(_ *volumeState, p *parts) error {
 		all, err := p.vol.List(ctx)
 		for i := range all {
-			out = append(out, fileOf(&all[i]))
+			if !reserved(all[i].Path) {
+				out = append(out, fileOf(&all[i]))
+			}
 		}
 		return err
 	})
@@ -97,6 +99,9 @@ func fileOf(s *protocol.Stat) namespace.File {
 func (t tree) Stat(ctx context.Context, volume, path string) (out namespace.File, err error) {
 	if volume == backupTree {
 		return t.statHeld(ctx, path)
+	}
+	if reserved(path) {
+		return out, errUnseen
 	}
 	err = t.on(volume, func(_ *volumeState, p *parts) error {
 		s, err := p.vol.Stat(ctx, path)
@@ -121,6 +126,9 @@ func (t tree) Space(ctx context.Context, volume string) (out namespace.Space, er
 
 // Create implements namespace.Tree.
 func (t tree) Create(ctx context.Context, volume, path string) error {
+	if reserved(path) {
+		return errReserved
+	}
 	return t.on(volume, func(v *volumeState, p *parts) error {
 		err := p.vol.Create(ctx, path, protocol.CreateOptions{})
 		return t.noted(ctx, v, "image.create", path, "was made", err)
@@ -138,6 +146,9 @@ func (t tree) noted(ctx context.Context, v *volumeState, kind, path, done string
 
 // Rename implements namespace.Tree.
 func (t tree) Rename(ctx context.Context, volume, from, to string) error {
+	if reserved(to) {
+		return errReserved
+	}
 	return t.changing(ctx, volume, from, func(v *volumeState, p *parts) error {
 		return t.noted(ctx, v, "image.rename", from, "is now "+v.name()+"/"+to, t.n.hookFollows(ctx, v, from, to, p.vol.Rename(ctx, from, to)))
 	})
