@@ -18,6 +18,7 @@ PEER     := -tags giouring -ldflags=-checklinkname=0
 # TMPDIR is ours alone, so that what is left behind can be told from what others do here.
 SCRATCH   = scratch=$$(mktemp -d /tmp/lunar.XXXXXX) && trap 'rm -rf $$scratch' EXIT && export TMPDIR=$$scratch
 
+.PHONY: deb systemd-test
 .PHONY: help build run test bench bench-growth conformance guest-test fence-test demo cluster-test cluster-torture networks-test backup-test repair-test generated format vet lint race peer e2e fuzz clean
 
 help: ## list the targets
@@ -135,6 +136,22 @@ fence-test: build ## fencing: the guard over 50 deaths, 100,000 seeds, and a LUN
 	TMPDIR= appliance/e2e/leftovers.sh $$scratch
 	CGO_ENABLED=0 $(GO) build -trimpath -o $(BIN)/ ./appliance/e2e/guest/fenceprobe
 	$(GO) run ./appliance/e2e/guest/fencetest -bin $(BIN) -targets LIO
+
+deb: ## a Debian package in build/deb: both programs, units, manual, completions; VERSION=… for another version than the commit's
+	@$(PACKAGES) deb
+	systemd/deb/build.sh build/deb $(VERSION)
+	lintian --allow-root --fail-on error,warning build/deb/lunar_*.deb
+
+# The second version is the first one under another number: what is tested is the way from one to the other.
+systemd-test: ## the package under a real systemd in a minimal Debian (systemd-nspawn): units, faults, upgrade, purge
+	@$(PACKAGES) deb client nspawn
+	systemd/deb/build.sh build/deb/first 0.7~1
+	@rm -rf build/deb/second && mkdir -p build/deb/second && cd build/deb/second && dpkg-deb -R ../first/lunar_*.deb tree && \
+	sed -i 's/^Version: .*/Version: 0.7~2/' tree/DEBIAN/control && dpkg-deb --root-owner-group -Zgzip -b tree ../first/next.deb
+	systemd/deb/root.sh build/systemd/root
+	@$(SCRATCH); LUNAR_ROOT=$(CURDIR)/build/systemd/root LUNAR_DEB=$$(echo $(CURDIR)/build/deb/first/lunar_*.deb) \
+	LUNAR_DEB_NEXT=$(CURDIR)/build/deb/first/next.deb $(GO) test -count=1 -v -timeout 15m ./appliance/e2e/systemd; \
+	TMPDIR= appliance/e2e/leftovers.sh $$scratch
 
 clean: ## remove build/
 	rm -rf build

@@ -1,13 +1,17 @@
 package config
 
 import (
+	"bytes"
 	"errors"
 	"os"
 	"path/filepath"
 	"reflect"
+	"regexp"
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/pelletier/go-toml/v2"
 )
 
 func TestDefaultIsValid(t *testing.T) {
@@ -217,4 +221,39 @@ func FuzzParse(f *testing.F) {
 			t.Fatalf("error %#v", err)
 		}
 	})
+}
+
+// TestPackagedFile has the file that the package installs show each default as it is.
+func TestPackagedFile(t *testing.T) {
+	const file = "../../systemd/deb/lunard.toml"
+	text, err := os.ReadFile(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got, err := Parse(file, text); err != nil || !reflect.DeepEqual(got, Default()) {
+		t.Errorf("as installed: %v", err)
+	}
+	key := regexp.MustCompile(`(?m)^#([a-z_]+ = )`)
+	got, err := Parse(file, key.ReplaceAll(text, []byte("$1")))
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := Default()
+	want.Node.Name = "node1" // an example: the default is the machine's
+	shown, err := toml.Marshal(got)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defaults, err := toml.Marshal(want)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !bytes.Equal(bytes.ReplaceAll(shown, []byte(" = []"), nil), bytes.ReplaceAll(defaults, []byte(" = []"), nil)) {
+		t.Errorf("with each key:\n%s\nwant\n%s", shown, defaults)
+	}
+	for line := range strings.Lines(string(defaults)) {
+		if name, _, found := strings.Cut(strings.TrimSpace(line), " = "); found && !bytes.Contains(text, []byte("#"+name+" = ")) {
+			t.Errorf("the file does not show %s", name)
+		}
+	}
 }

@@ -1,6 +1,6 @@
 #!/bin/sh
 # packages.sh SET...: installs those Debian packages of the named sets that this machine lacks.
-# Sets: build, client, bench, peers.
+# Sets: build, client, bench, peers, deb, nspawn.
 set -eu
 
 packages_of() {
@@ -10,6 +10,8 @@ packages_of() {
 		libnbd-bin libiscsi-bin fio fuse3 iproute2 ;;
 	bench) echo gcc libc6-dev libiscsi-dev fio xfsprogs util-linux iproute2 ;;
 	peers) echo tgt ;;
+	deb) echo debhelper lintian git ;;
+	nspawn) echo systemd-container mmdebstrap ;;
 	*) echo "packages.sh: no set $1" >&2 && exit 2 ;;
 	esac
 }
