@@ -26,6 +26,7 @@ type BeginBackup struct {
 	Snapshot string   `json:"snapshot,omitempty"` // name under which it stays when the backup has ended in order
 	Since    string   `json:"since,omitempty"`    // snapshot of the last backup: what has changed since is told
 	Redirect bool     `json:"redirect,omitempty"` // all nodes' I/O goes through the coordinator meanwhile
+	NoHooks  bool     `json:"no_hooks,omitempty"` // do not run the images' hooks around the snapshot
 	Attached bool     `json:"attached,omitempty"` // it ends with the caller's connection
 	Listen   string   `json:"listen,omitempty"`   // ADDRESS:PORT for NBD by TLS too
 
@@ -44,10 +45,12 @@ type Backup struct {
 	Redirect bool          `json:"redirect"`
 	Attached bool          `json:"attached"`
 	Begun    time.Time     `json:"begun"`
-	Until    time.Time     `json:"until"`   // when it is ended at the latest
-	WaitNS   int64         `json:"wait_ns"` // of a change, before it fails
-	HoldNS   int64         `json:"hold_ns"` // for which the images' I/O was held
-	Socket   string        `json:"socket"`  // a unix socket on the node
+	Until    time.Time     `json:"until"`              // when it is ended at the latest
+	WaitNS   int64         `json:"wait_ns"`            // of a change, before it fails
+	HoldNS   int64         `json:"hold_ns"`            // for which the images' I/O was held
+	Hooks    int           `json:"hooks,omitempty"`    // of its images, which were run around the snapshot
+	Warnings []string      `json:"warnings,omitempty"` // of hooks after it
+	Socket   string        `json:"socket"`             // a unix socket on the node
 	Address  string        `json:"address,omitempty"`
 	Images   []BackupImage `json:"images"`
 	Keys     *BackupKeys   `json:"keys,omitempty"`   // in the answer to its begin alone

@@ -23,18 +23,20 @@ import (
 // backup is one of this node: it coordinates the volume when it begins, and serves the snapshot. One goroutine, keep,
 // ends it.
 type backup struct {
-	node    *Node
-	v       *volumeState
-	r       api.BeginBackup
-	record  cluster.Backup
-	begun   time.Time
-	hold    *held
-	taken   bool // the snapshot is there
-	holdNS  int64
-	images  []*backupImage
-	socket  string
-	address string // of NBD by TLS; "" without
-	keys    *api.BackupKeys
+	node     *Node
+	v        *volumeState
+	r        api.BeginBackup
+	record   cluster.Backup
+	begun    time.Time
+	hold     *held
+	taken    bool // the snapshot is there
+	holdNS   int64
+	hooks    int // that ran around the snapshot
+	warnings []string
+	images   []*backupImage
+	socket   string
+	address  string // of NBD by TLS; "" without
+	keys     *api.BackupKeys
 
 	servers []*backupServer
 	renewed atomic.Int64 // when its caller's node gave a sign of life, in nanoseconds since 1970
@@ -238,14 +240,28 @@ func (b *backup) snapshot(ctx context.Context) error {
 	}
 	b.taken = true // also a try that fails may have made it
 	err = b.with(func(p *parts) error {
-		hold, err := p.vol.Snapshot(ctx, b.record.Snapshot, paths)
-		b.holdNS = int64(hold)
-		return err
+		return b.take(ctx, p, paths)
 	})
 	slices.Sort(paths)
 	for _, path := range paths {
 		b.images = append(b.images, &backupImage{b: b, path: path})
 	}
+	return err
+}
+
+// take takes the snapshot, between the hooks of its images.
+func (b *backup) take(ctx context.Context, p *parts, paths []string) (err error) {
+	name := b.record.Snapshot
+	take := func() error {
+		hold, err := p.vol.Snapshot(ctx, name, paths)
+		b.holdNS = int64(hold)
+		return err
+	}
+	if b.r.NoHooks {
+		return take()
+	}
+	undo := func() error { return p.vol.DeleteSnapshot(context.WithoutCancel(ctx), name, "") }
+	b.hooks, b.warnings, err = b.node.quiesced(ctx, b.v, name, paths, take, undo)
 	return err
 }
 
@@ -440,7 +456,7 @@ func (b *backup) awaitAllowed(ctx context.Context) {
 // describe tells all of a backup but its keys.
 func (b *backup) describe() api.Backup {
 	out := api.Backup{ID: b.record.ID, Volume: b.v.name(), Node: b.node.name, Snapshot: b.record.Snapshot, Since: b.record.Since, Keep: b.r.Snapshot != "",
-		Redirect: b.r.Redirect, Attached: b.r.Attached, Begun: b.begun, Until: b.record.Until, WaitNS: int64(b.record.Wait), HoldNS: b.holdNS,
+		Redirect: b.r.Redirect, Attached: b.r.Attached, Begun: b.begun, Until: b.record.Until, WaitNS: int64(b.record.Wait), HoldNS: b.holdNS, Hooks: b.hooks, Warnings: b.warnings,
 		Socket: b.socket, Address: b.address, Images: []api.BackupImage{}}
 	for _, im := range b.images {
 		out.Images = append(out.Images, im.describe())

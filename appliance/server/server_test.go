@@ -275,7 +275,7 @@ func TestEveryCall(t *testing.T) {
 		{func() error { return dropped(c.Transfer(ctx, api.Transfer{Image: "A/b"}, failing)) }, "drop t 1"},
 		{func() error { _, err := c.Backups(ctx); return err }, "backups"},
 		{func() error { _, err := c.BeginBackup(ctx, api.BeginBackup{Volume: "A"}); return err },
-			"begin backup {Volume:A Images:[] Node: Snapshot: Since: Redirect:false Attached:false Listen: LimitNS:0 WaitNS:<nil>}"},
+			"begin backup {Volume:A Images:[] Node: Snapshot: Since: Redirect:false NoHooks:false Attached:false Listen: LimitNS:0 WaitNS:<nil>}"},
 		{func() error { return c.EndBackup(ctx, "A") }, "end backup A"},
 		{func() error { _, err := c.Jobs(ctx); return err }, "jobs"},
 		{func() error { return c.Log(ctx, "", false, func(api.Event) error { return nil }) }, "log false"},

@@ -37,7 +37,7 @@ type backupFlags struct {
 func (c *cli) backupBegin() *cobra.Command {
 	var r api.BeginBackup
 	var f backupFlags
-	cmd := c.verb("begin VOLUME [--image V/PATH]... [--node N] [--since SNAPSHOT] [--snapshot S] [--attached] [--limit D] [--wait D] [--redirect] [--listen ADDRESS:PORT --keys DIR]",
+	cmd := c.verb("begin VOLUME [--image V/PATH]... [--node N] [--since SNAPSHOT] [--snapshot S] [--attached] [--limit D] [--wait D] [--redirect] [--no-hooks] [--listen ADDRESS:PORT --keys DIR]",
 		"Serve a volume's images as they are at one instant", 1, func(ctx context.Context, args []string) error {
 			if (r.Listen == "") != (f.keys == "") {
 				return usagef("--listen and --keys go together")
@@ -64,6 +64,7 @@ be taken --since it: the metadata context qemu:dirty-bitmap:SNAPSHOT tells what 
 	fl.DurationVar(&f.limit, "limit", api.BackupLimit, "end the backup then, whatever happens")
 	fl.DurationVar(&f.wait, "wait", api.BackupWait, "how long changes of images wait before they fail; 0: they fail at once")
 	fl.BoolVar(&r.Redirect, "redirect", false, "send all nodes' I/O through the coordinator meanwhile")
+	fl.BoolVar(&r.NoHooks, "no-hooks", false, "run no hooks of the images: applications are not stopped for the snapshot")
 	fl.StringVar(&r.Listen, "listen", "", "serve by TLS there too")
 	fl.StringVar(&f.keys, "keys", "", "with --listen: folder for ca-cert.pem, client-cert.pem and client-key.pem")
 	return cmd
@@ -75,6 +76,9 @@ func (c *cli) beginBackup(ctx context.Context, r api.BeginBackup, keys string) e
 			return err
 		}
 		b.Keys = nil
+		for _, w := range b.Warnings {
+			c.say("%s", w)
+		}
 		return c.showBackup(b, keys)
 	}
 	if !r.Attached {
