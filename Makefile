@@ -13,13 +13,15 @@ LINT     := $(TOOLS)/golangci-lint-$(LINT_VERSION)
 PACKAGES := appliance/e2e/packages.sh
 FUZZTIME ?= 10s
 FENCE_SEEDS ?= 100000
+# The version of github.com/pjd/pjdfstest.
+PJDFSTEST ?= 85a8aea
 # giouring reaches into package syscall, which the linker refuses without this.
 PEER     := -tags giouring -ldflags=-checklinkname=0
 # TMPDIR is ours alone, so that what is left behind can be told from what others do here.
 SCRATCH   = scratch=$$(mktemp -d /tmp/lunar.XXXXXX) && trap 'rm -rf $$scratch' EXIT && export TMPDIR=$$scratch
 
 .PHONY: deb systemd-test
-.PHONY: help build run test bench bench-growth conformance guest-test fence-test demo cluster-test cluster-torture networks-test backup-test repair-test generated format vet lint race peer e2e fuzz clean
+.PHONY: help build run test bench bench-growth conformance guest-test fence-test demo cluster-test cluster-torture namespace-test networks-test backup-test repair-test generated format vet lint race peer e2e fuzz clean
 
 help: ## list the targets
 	@sed -nE 's/^([a-z0-9-]+):.*## (.*)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 22
@@ -95,6 +97,13 @@ cluster-test: build ## a cluster's faults one by one with the bars as they are, 
 cluster-torture: build ## LUNAR_MINUTES=10 of random kills, stops, cuts, moves and metadata operations under checked I/O
 	@$(PACKAGES) client
 	@$(SCRATCH); LUNAR_BIN=$(BIN) LUNAR_MINUTES=$${LUNAR_MINUTES:-10} $(GO) test -count=1 -v -timeout 0 -run '^TestTorture$$' ./appliance/e2e/cluster; \
+	TMPDIR= appliance/e2e/leftovers.sh $$scratch
+
+namespace-test: build ## /ClusterStorage in full: pjdfstest (a checkout in LUNAR_PJDFSTEST, else cloned), and a guest migrated live between nodes
+	@$(PACKAGES) build client guest
+	@$(SCRATCH); suite=$${LUNAR_PJDFSTEST:-$$scratch/pjdfstest}; \
+	[ -e $$suite ] || { git clone -q https://github.com/pjd/pjdfstest $$suite && git -C $$suite checkout -q $(PJDFSTEST); }; \
+	LUNAR_PJDFSTEST=$$suite LUNAR_BIN=$(BIN) LUNAR_LONG=1 $(GO) test -count=1 -v -timeout 30m -run 'TestPOSIX|TestLiveMigration' ./appliance/e2e/namespace; \
 	TMPDIR= appliance/e2e/leftovers.sh $$scratch
 
 networks-test: build ## networks between nodes in full: silent loss, a flapping cable, one IP version, a killed daemon, and what a reconnect costs

@@ -1,6 +1,6 @@
 #!/bin/sh
 # packages.sh SET...: installs those Debian packages of the named sets that this machine lacks.
-# Sets: build, client, bench, peers, deb, nspawn.
+# Sets: build, client, bench, guest, peers, deb, nspawn.
 set -eu
 
 packages_of() {
@@ -9,6 +9,7 @@ packages_of() {
 	client) echo xfsprogs e2fsprogs mount util-linux qemu-utils qemu-block-extra qemu-system-common \
 		libnbd-bin libiscsi-bin fio fuse3 iproute2 ;;
 	bench) echo gcc libc6-dev libiscsi-dev fio xfsprogs util-linux iproute2 ;;
+	guest) echo qemu-system-x86 openssl ;;
 	peers) echo tgt ;;
 	deb) echo debhelper lintian git ;;
 	nspawn) echo systemd-container mmdebstrap ;;

@@ -38,6 +38,14 @@ func runTests(m *testing.M) int {
 	return m.Run()
 }
 
+// limit bounds a test; those of make namespace-test take longer.
+func limit() time.Duration {
+	if os.Getenv("LUNAR_LONG") != "" {
+		return 20 * time.Minute
+	}
+	return testLimit
+}
+
 // bench is a cluster of three nodes with one volume, which each shows.
 type bench struct {
 	*lab.Cluster
@@ -59,7 +67,7 @@ func newBench(t *testing.T) *bench {
 	if _, err := os.Stat("/dev/fuse"); err != nil {
 		t.Skip(err)
 	}
-	ctx, cancel := context.WithTimeout(t.Context(), testLimit)
+	ctx, cancel := context.WithTimeout(t.Context(), limit())
 	dir, err := os.MkdirTemp("", "e2e")
 	check(t, err)
 	l, err := lab.Open(dir, programs)
