@@ -1,6 +1,7 @@
 package snapshot
 
 import (
+	"bytes"
 	"context"
 	"encoding/binary"
 	"errors"
@@ -222,6 +223,7 @@ func TestSnapshotsUnderLoad(t *testing.T) {
 	for s := range taken {
 		judgeSnapshot(ctx, t, c, s)
 	}
+	judgeThroughFailover(ctx, t, c)
 	finishClean(ctx, t, c)
 }
 
@@ -287,6 +289,44 @@ func judgeSnapshot(ctx context.Context, t *testing.T, c *lab.Cluster, s int) {
 	}
 }
 
+// judgeThroughFailover reads an image of a snapshot by a LUN of its own, which is read-only, also after its coordinator
+// was killed, and wants the snapshot to stay meanwhile.
+func judgeThroughFailover(ctx context.Context, t *testing.T, c *lab.Cluster) {
+	t.Helper()
+	const name = "iqn.2026-01.lunar.test:snapshot"
+	coordinator, err := c.Coordinator(ctx)
+	check(t, err)
+	n := c.Others(coordinator)[0]
+	_, err = n.API.CreateTarget(ctx, name)
+	check(t, err)
+	lun, err := n.API.Map(ctx, name, api.Map{Image: image(0) + "@s1"})
+	check(t, err)
+	if !lun.ReadOnly {
+		t.Errorf("%+v", lun)
+	}
+	before, err := read(ctx, n, name)
+	check(t, err)
+	coordinator.Kill()
+	after, err := read(ctx, n, name)
+	check(t, err)
+	if len(before) == 0 || !bytes.Equal(before, after) {
+		t.Error("the snapshot changed with the coordinator")
+	}
+	check(t, coordinator.Start(ctx))
+	check(t, coordinator.AwaitLUN(ctx, name))
+	again, err := read(ctx, coordinator, name)
+	check(t, err)
+	if !bytes.Equal(before, again) {
+		t.Error("the node that was killed reads another content")
+	}
+	for _, n := range c.Nodes {
+		if err := n.API.DeleteSnapshot(ctx, lab.ClusterVolume+"@s1", true); api.CodeOf(err) != api.Busy {
+			t.Errorf("node %s deletes a snapshot that is mapped: %v", n.Name, err)
+		}
+	}
+	check(t, n.API.DeleteTarget(ctx, name, true))
+}
+
 func readClone(ctx context.Context, n *lab.ClusterNode, from, to, target string) (data []byte, err error) {
 	if _, err := n.API.CreateImage(ctx, api.CreateImage{From: from, Image: to}); err != nil {
 		return nil, err
@@ -297,6 +337,11 @@ func readClone(ctx context.Context, n *lab.ClusterNode, from, to, target string)
 	if _, err := n.API.Map(ctx, target, api.Map{Image: to}); err != nil {
 		return nil, err
 	}
+	return read(ctx, n, target)
+}
+
+// read reads what the writers have written, by a target's LUN 0.
+func read(ctx context.Context, n *lab.ClusterNode, target string) (data []byte, err error) {
 	if err := n.AwaitLUN(ctx, target); err != nil {
 		return nil, err
 	}
