@@ -384,7 +384,11 @@ func (b *backup) keep() {
 	why := b.await()
 	left := b.clear(why.Ordered)
 	text := fmt.Sprintf("backup %s of volume %s has ended: %s", b.record.ID, b.v.name(), why.Reason)
-	if left != nil {
+	switch {
+	case api.CodeOf(left) == api.Busy:
+		text += "; its snapshot goes when nobody reads it any more"
+		left = nil
+	case left != nil:
 		b.node.log.Warn("a backup left something, which is cleared away later", "backup", b.record.ID, "error", left)
 	}
 	b.node.note(context.Background(), cluster.Event{Kind: "backup.end", Volume: b.v.name(), Reason: volume.Backup.String(), Text: text})
