@@ -24,14 +24,13 @@ func TestCluster(t *testing.T) {
 	run(t, "ip", "link", "set", bridge, "up")
 
 	var all []*machine
-	token := ""
 	for i := range 3 {
 		loop, err := l.Loop("lun", 1<<30)
 		must(t, err)
 		name, address := fmt.Sprintf("node%d", i+1), fmt.Sprintf("192.0.2.%d", i+1)
 		args := []string{"--network-bridge=" + bridge, "--bind=" + loop.Path}
 		if i > 0 {
-			token = all[0].sh("lunarctl cluster token")
+			token := all[0].sh("lunarctl cluster token")
 			args = append(args, "--set-credential=lunar.join-address:192.0.2.1", "--set-credential=lunar.join-token:"+token)
 		}
 		m := boot(t, name, args...)

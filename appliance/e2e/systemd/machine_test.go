@@ -2,6 +2,7 @@ package systemd
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"os/exec"
@@ -10,6 +11,8 @@ import (
 	"testing"
 	"time"
 )
+
+var errDiffers = errors.New("the data differs")
 
 // patience bounds the wait for what comes by itself.
 const patience = time.Minute
@@ -182,8 +185,11 @@ func (m *machine) initiator(address string, commands ...string) error {
 		args = append(args, "-c", c)
 	}
 	out, err := m.from([]string{"-n", "--"}, append(args, "iscsi://"+address+":3260/"+iqn+"/0")...)
-	if err != nil || strings.Contains(out, "verification failed") {
-		return fmt.Errorf("%v: %s", err, out)
+	if err == nil && strings.Contains(out, "verification failed") {
+		err = errDiffers
+	}
+	if err != nil {
+		return fmt.Errorf("%w: %s", err, out)
 	}
 	return nil
 }

@@ -61,6 +61,8 @@ func TestManaged(t *testing.T) {
 	m.show("systemctl status --no-pager lunard")
 	m.show("systemctl status --no-pager lunar-volume@Volume1")
 	m.show("systemctl list-units --no-pager --no-legend 'lunar*'; systemctl --failed --no-legend")
+	m.show("ps -o rss,args -C lunard,lunarctl")
+	m.show("systemd-analyze security --no-pager lunard lunar-volume@Volume1 | grep Overall")
 	m.show("systemd-analyze verify --man=no /lib/systemd/system/lunar*")
 
 	m.step("verbs", func() { verbs(m) })
