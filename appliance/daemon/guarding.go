@@ -205,23 +205,23 @@ func (m *membership) tryDisarm() (done bool, err error) {
 		return false, guard.ErrLost
 	}
 	g := m.guard.Load()
-	was, err := g.Deadline(), m.node.holding(0)
+	was, err := g.Deadline(), m.node.mountedByAnother(0)
 	if err == nil {
 		err = g.Disarm()
 	}
 	if err != nil {
 		return false, err
 	}
-	if m.node.holding(0) != nil { // begun meanwhile
+	if m.node.mountedByAnother(0) != nil { // begun meanwhile
 		return false, g.Renew(was)
 	}
 	return true, nil
 }
 
-// holding says which mount of another incarnation than the one given may be there.
-func (n *Node) holding(incarnation uint64) error {
+// mountedByAnother says which mount of another incarnation than the one given may be there.
+func (n *Node) mountedByAnother(incarnation uint64) error {
 	for _, v := range n.sortedVolumes() {
-		if by := v.holds.Load(); by != 0 && by != incarnation {
+		if by := v.mountedBy.Load(); by != 0 && by != incarnation {
 			return fmt.Errorf("%w: volume %s is not unmounted yet by incarnation %d", guard.ErrRefused, v.name(), by)
 		}
 	}
@@ -275,7 +275,7 @@ func (s *seat) unmount(ctx context.Context, end func(context.Context) error) err
 	err := end(ctx)
 	s.ending.Store(err != nil)
 	if err == nil {
-		s.v.holds.Store(0)
+		s.v.mountedBy.Store(0)
 	}
 	return errors.Join(released, err)
 }

@@ -47,7 +47,7 @@ func (m *membership) settle(ctx context.Context, resumed func()) bool {
 	m.renewing.Lock()
 	defer m.renewing.Unlock()
 	incarnation, at := m.session.Incarnation(), m.session.Deadline()
-	if incarnation == 0 || at == 0 || m.node.holding(incarnation) != nil {
+	if incarnation == 0 || at == 0 || m.node.mountedByAnother(incarnation) != nil {
 		return false
 	}
 	m.owes, m.guarded = false, guardedAs(incarnation)
@@ -91,33 +91,33 @@ func (v *volumeState) suspended(ctx context.Context) error {
 	return v.parts.vol.Suspend(ctx, volume.LeaseLost)
 }
 
-// hold notes that a mount of this term may be there from now on, when the guard counts by the present session.
+// claimMount notes that a mount of this term may be there from now on, when the guard counts by the present session.
 // ErrInUse: one of an earlier term is there.
-func (s *seat) hold(ctx context.Context, p *parts, t *cluster.Term) error {
+func (s *seat) claimMount(ctx context.Context, p *parts, t *cluster.Term) error {
 	m := s.node.membership.Load()
 	for m.owesAnything() {
 		if err := pause(ctx, disarmPause); err != nil {
 			return fmt.Errorf("an earlier session of this node is not over: %w", err)
 		}
 	}
-	if s.v.holds.Load() != 0 {
+	if s.v.mountedBy.Load() != 0 {
 		if err := p.dev.InUse(); err != nil {
 			return err
 		}
 	}
-	s.v.holds.Store(t.Incarnation)
+	s.v.mountedBy.Store(t.Incarnation)
 	if m.session.Incarnation() != t.Incarnation { // settle for a later one may have looked before
-		s.v.holds.Store(0)
+		s.v.mountedBy.Store(0)
 		return fmt.Errorf("incarnation %d: %w", t.Incarnation, cluster.ErrSessionLost)
 	}
 	return nil
 }
 
-// unhold is after a mount that failed, and looks whether it left something.
-func (s *seat) unhold(p *parts) error {
+// disclaimMount is after a mount that failed, and looks whether it left something.
+func (s *seat) disclaimMount(p *parts) error {
 	err := p.dev.InUse()
 	if err == nil {
-		s.v.holds.Store(0)
+		s.v.mountedBy.Store(0)
 	}
 	return err
 }

@@ -48,7 +48,7 @@ func TestNextSessionWaits(t *testing.T) {
 	n := b.daemon.node
 	m := n.membership.Load()
 	v := n.sortedVolumes()[0]
-	was := v.holds.Load()
+	was := v.mountedBy.Load()
 	if was != m.session.Incarnation() {
 		t.Fatalf("the volume is mounted by incarnation %d, the session is %d", was, m.session.Incarnation())
 	}
@@ -63,11 +63,11 @@ func TestNextSessionWaits(t *testing.T) {
 	if now := m.guard.Load().Deadline(); now != stands || now >= time.Duration(from) {
 		t.Errorf("the guard's deadline went from %v to %v, the next session's is %v", stands, now, time.Duration(from))
 	}
-	if !m.owesAnything() || v.holds.Load() != was {
-		t.Errorf("the volume counts as mounted by %d", v.holds.Load())
+	if !m.owesAnything() || v.mountedBy.Load() != was {
+		t.Errorf("the volume counts as mounted by %d", v.mountedBy.Load())
 	}
 	must(t, hangs.Close())
-	eventually(t, 10*time.Second, "the volume is mounted again", func() bool { return v.holds.Load() == was+1 })
+	eventually(t, 10*time.Second, "the volume is mounted again", func() bool { return v.mountedBy.Load() == was+1 })
 	if now := m.guard.Load().Deadline(); m.owesAnything() || now < time.Duration(from) {
 		t.Errorf("the guard's deadline is %v, the next session's was %v before", now, time.Duration(from))
 	}

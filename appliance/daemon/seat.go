@@ -356,7 +356,7 @@ func (s *seat) takeOver(ctx context.Context, t *cluster.Term) (err error) {
 	if err := s.record(step, t.Fenced); err != nil {
 		return err
 	}
-	if err := s.hold(step, p, t); err != nil {
+	if err := s.claimMount(step, p, t); err != nil {
 		return err
 	}
 	if err := s.overhaulIfDue(step, p, t); err != nil {
@@ -393,7 +393,7 @@ func (s *seat) mount(ctx context.Context, p *parts, t *cluster.Term) (*tenure, e
 	})
 	if err != nil {
 		here.end()
-		return nil, errors.Join(err, s.unhold(p))
+		return nil, errors.Join(err, s.disclaimMount(p))
 	}
 	if gone, ok := outgoing(t, s.node.name); ok {
 		here.coord.Expel(gone)

@@ -18,12 +18,12 @@ import (
 
 // volumeState is a volume of this node.
 type volumeState struct {
-	node     *Node
-	id       string         // never changes
-	record   cluster.Volume // guarded by Node.mu
-	takeOver atomic.Bool    // it may be another cluster's
-	pathLost atomic.Bool    // as the cluster was told
-	holds    atomic.Uint64  // incarnation of this node that may have it mounted; 0: none
+	node      *Node
+	id        string         // never changes
+	record    cluster.Volume // guarded by Node.mu
+	takeOver  atomic.Bool    // it may be another cluster's
+	pathLost  atomic.Bool    // as the cluster was told
+	mountedBy atomic.Uint64  // incarnation of this node that may have it mounted; 0: none
 
 	absentSince atomic.Pointer[time.Time] // neither path nor coordinator since then; nil: not so
 	seat        atomic.Pointer[seat]      // of the parts: set before them, nil after them
