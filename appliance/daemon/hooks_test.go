@@ -88,9 +88,27 @@ func TestHooks(t *testing.T) {
 	_, err = b.snapshot("s2", true)
 	must(t, err)
 	h.wants("")
+	b.backedUp(h)
 	b.failingHooks(h)
 	must(t, b.client.ClearHook(ctx, "Volume1/disk.img"))
 	refused(t, b.client.ClearHook(ctx, "Volume1/disk.img"), api.NotFound)
+}
+
+// backedUp has the hook run around a backup's snapshot, or not.
+func (b *bench) backedUp(h *hooked) {
+	b.t.Helper()
+	for _, row := range []struct {
+		begin api.BeginBackup
+		want  string
+	}{
+		{api.BeginBackup{Volume: "Volume1", Snapshot: "b1"}, "before b1, after b1 taken"},
+		{api.BeginBackup{Volume: "Volume1", Snapshot: "b2", NoHooks: true}, ""},
+	} {
+		_, err := b.client.BeginBackup(b.t.Context(), row.begin)
+		must(b.t, err)
+		h.wants(row.want)
+		must(b.t, b.client.EndBackup(b.t.Context(), "Volume1"))
+	}
 }
 
 func (b *bench) badHooks() {
