@@ -19,6 +19,8 @@ func TestHostileConnections(t *testing.T) {
 	const connections = 1000
 	ctx, s := serve(t, 1024*mib, 128*mib)
 	source := random(t, s.lab, "source.raw", 128*mib, 4)
+	check(t, lab.Upload(ctx, source, s.url))
+	check(t, lab.Equal(ctx, source, s.url)) // the first large read makes the pipe that a ring keeps
 	before := descriptors(t, s.node)
 	portal := fmt.Sprintf("127.0.0.1:%d", s.node.Ports[0])
 	stop := make(chan struct{})
