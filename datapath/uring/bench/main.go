@@ -102,6 +102,10 @@ func compare(open func() (*device, error), o options) error {
 	return measure(peers, workloads(dev, o), o)
 }
 
+// settle is between two peers' turns: what a process leaves to the kernel at its end, the rings of fio above all, must
+// not be done in the next one's time.
+const settle = 200 * time.Millisecond
+
 // measure runs all rounds of each workload and prints its rows.
 func measure(peers []peer, cells []workload, o options) error {
 	header()
@@ -109,6 +113,7 @@ func measure(peers []peer, cells []workload, o options) error {
 		results := make([][]result, len(peers))
 		for range o.rounds {
 			for i, p := range peers {
+				time.Sleep(settle)
 				r, err := p.run(w, o.cell)
 				if err != nil {
 					return fmt.Errorf("%s, %s: %w", p.name(), w, err)
