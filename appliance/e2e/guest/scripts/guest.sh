@@ -156,10 +156,14 @@ trim() {
 
 # multipathed: multipathd over the two sessions, I/O through its map, and away with it
 multipathed() {
-	local id map status
+	local id map status device
 	printf 'defaults {\n\tfind_multipaths no\n\tuser_friendly_names no\n}\nblacklist {\n\tdevnode "^(vd|dm-)"\n}\n' >/etc/multipath.conf
 	id=$(udevadm info -q property --property=ID_SERIAL --value "$DEV")
 	map=/dev/mapper/$id
+	# Who asked for the size while the other held a reservation has none since.
+	for device in "$DEV" "$PEER"; do
+		echo 1 >"/sys/block/$(basename "$(readlink -f "$device")")/device/rescan"
+	done
 	modprobe dm-multipath && systemctl start multipathd || return
 	for _ in $(seq 60); do
 		[ "$(ready "$id")" = 2 ] && break
