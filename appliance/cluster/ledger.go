@@ -121,9 +121,10 @@ func (l *ledger) begin(resp *clientv3.GetResponse) error {
 	return l.store()
 }
 
-// refuse needs l.mu.
+// refuse stores what was seen until now, so that the next start refuses too. It needs l.mu.
 func (l *ledger) refuse(format string, args ...any) error {
-	l.broken = fmt.Errorf("%w: %s: %s", ErrWentBack, fmt.Sprintf(format, args...), wentBackAdvice)
+	err := fmt.Errorf("%w: %s: %s", ErrWentBack, fmt.Sprintf(format, args...), wentBackAdvice)
+	l.broken = errors.Join(err, l.store())
 	l.log.Error("nothing of the cluster database is believed any more", "reason", l.broken)
 	return l.broken
 }

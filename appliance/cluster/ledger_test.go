@@ -3,12 +3,14 @@ package cluster
 import (
 	"errors"
 	"io"
+	"log/slog"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
 	"time"
 
+	"go.etcd.io/etcd/api/v3/etcdserverpb"
 	"go.etcd.io/etcd/client/pkg/v3/transport"
 	"go.etcd.io/etcd/etcdutl/v3/snapshot"
 	"go.uber.org/zap"
@@ -60,6 +62,20 @@ func (o *outside) node(name string) Options {
 	options := nodeOptions(o.t, name)
 	options.Config.Endpoints = []string{o.at}
 	return options
+}
+
+// TestRefusalIsKept: what was seen just before the database went back counts at the next start, although keep had no time
+// to store it.
+func TestRefusalIsKept(t *testing.T) {
+	db := &DB{options: Options{Dir: t.TempDir()}, log: slog.New(slog.DiscardHandler)}
+	l := &ledger{path: filepath.Join(db.options.Dir, "external.json"), of: func() string { return "a" }, log: db.log}
+	must(t, l.answered(&etcdserverpb.ResponseHeader{Revision: 7}, 0))
+	if err := l.answered(&etcdserverpb.ResponseHeader{Revision: 5}, l.sent()); !errors.Is(err, ErrWentBack) {
+		t.Error(err)
+	}
+	if l, err := db.openLedger(); err != nil || l.mark.Revision != 7 {
+		t.Errorf("kept: %+v: %v", l, err)
+	}
 }
 
 // TestExternalWentBack: an external etcd that was put back to an older state is refused at a start and by those who
