@@ -89,6 +89,7 @@ func TestOneSetBesideOthers(t *testing.T) {
 	}
 }
 
+// TestEndOfANode: as with a younger set, the connection's end may overtake the answer.
 func TestEndOfANode(t *testing.T) {
 	m := newMemory(1 << 20)
 	s := serve(t, nbd.Options{Open: always(m)})
@@ -101,7 +102,7 @@ func TestEndOfANode(t *testing.T) {
 	if err := s.End(ctx, "v", "n.example.org"); err != nil || m.running.Load() != 0 {
 		t.Error(err, m.running.Load())
 	}
-	if err := <-failed; !errors.Is(err, protocol.ErrStale) {
+	if err := <-failed; !errors.Is(err, protocol.ErrStale) && !errors.Is(err, protocol.ErrUnreachable) {
 		t.Error(err)
 	}
 }
