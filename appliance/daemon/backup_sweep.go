@@ -66,8 +66,11 @@ func (n *Node) sweepBackups(ctx context.Context, v *volumeState) error {
 		return err
 	}
 	view, err := e.View(ctx)
-	if _, held := view.Holds[v.id][volume.Backup.String()]; err != nil || held {
-		return errors.Join(err, errBackedUp)
+	if err != nil {
+		return err
+	}
+	if _, held := view.Holds[v.id][volume.Backup.String()]; held {
+		return errBackedUp
 	}
 	var errs []error
 	gone := map[string]bool{}
