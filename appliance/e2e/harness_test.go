@@ -2,16 +2,13 @@ package e2e
 
 import (
 	"context"
-	"flag"
 	"fmt"
-	"os"
-	"os/exec"
-	"path/filepath"
 	"strings"
 	"testing"
 	"time"
 
 	"lunar/appliance/e2e/lab"
+	"lunar/appliance/e2e/lab/labtest"
 )
 
 const (
@@ -20,72 +17,11 @@ const (
 	mib       = int64(1) << 20
 )
 
-// programs is the folder of lunard and lunarctl; TestMain sets it.
-var programs string
+func TestMain(m *testing.M) { labtest.Main(m) }
 
-func TestMain(m *testing.M) {
-	flag.Parse()
-	os.Exit(runTests(m))
-}
-
-func runTests(m *testing.M) int {
-	if testing.Short() || os.Geteuid() != 0 {
-		return m.Run()
-	}
-	dir, done, err := lab.Programs(context.Background())
-	if err != nil {
-		fmt.Fprintln(os.Stderr, err)
-		return 1
-	}
-	defer done()
-	programs = dir
-	return m.Run()
-}
-
-// openLab gives the test a lab, or skips it where there are no means.
 func openLab(t *testing.T) (context.Context, *lab.Lab) {
 	t.Helper()
-	if testing.Short() {
-		t.Skip("end-to-end tests are left out with -short")
-	}
-	if os.Geteuid() != 0 {
-		t.Skip("needs root: loop devices and mounts")
-	}
-	for _, tool := range []string{"qemu-img", "qemu-io", "qemu-storage-daemon", "iscsi-inq", "mkfs.xfs", "mkfs.ext4", "fio"} {
-		if _, err := exec.LookPath(tool); err != nil {
-			t.Skipf("%v: run appliance/e2e/packages.sh client", err)
-		}
-	}
-	ctx, cancel := context.WithTimeout(t.Context(), testLimit)
-	dir, err := os.MkdirTemp("", "e2e") // t.TempDir's path is too long for a unix socket
-	if err != nil {
-		t.Fatal(err)
-	}
-	l, err := lab.Open(dir, programs)
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		if t.Failed() {
-			showLogs(t, dir)
-		}
-		cancel()
-		if err := l.Close(); err != nil {
-			t.Errorf("clean up: %v", err)
-		}
-		os.RemoveAll(dir)
-	})
-	return ctx, l
-}
-
-// showLogs prints the end of each program's output.
-func showLogs(t *testing.T, dir string) {
-	logs, _ := filepath.Glob(filepath.Join(dir, "*.log"))
-	for _, path := range logs {
-		text, _ := os.ReadFile(path)
-		const most = 4 << 10
-		t.Logf("%s:\n%s", filepath.Base(path), text[max(0, len(text)-most):])
-	}
+	return labtest.Open(t, testLimit, "qemu-img", "qemu-io", "qemu-storage-daemon", "iscsi-inq", "mkfs.xfs", "mkfs.ext4", "fio")
 }
 
 // served is a node with one volume and one thin image, exported as LUN 0 of iqn.

@@ -5,11 +5,8 @@ import (
 	"encoding/binary"
 	"encoding/json"
 	"errors"
-	"flag"
 	"fmt"
 	"os"
-	"os/exec"
-	"path/filepath"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -18,6 +15,7 @@ import (
 	"lunar/appliance/api"
 	"lunar/appliance/e2e/cluster/load"
 	"lunar/appliance/e2e/lab"
+	"lunar/appliance/e2e/lab/labtest"
 )
 
 const (
@@ -36,26 +34,7 @@ const (
 // long asks for the sizes that docs/backup.md tells of.
 var long = os.Getenv("LUNAR_LONG") != ""
 
-var programs string
-
-func TestMain(m *testing.M) {
-	flag.Parse()
-	os.Exit(runTests(m))
-}
-
-func runTests(m *testing.M) int {
-	if testing.Short() || os.Geteuid() != 0 {
-		return m.Run()
-	}
-	dir, done, err := lab.Programs(context.Background())
-	if err != nil {
-		fmt.Fprintln(os.Stderr, err)
-		return 1
-	}
-	defer done()
-	programs = dir
-	return m.Run()
-}
+func TestMain(m *testing.M) { labtest.Main(m) }
 
 func check(t *testing.T, err error) {
 	t.Helper()
@@ -66,38 +45,7 @@ func check(t *testing.T, err error) {
 
 func openLab(t *testing.T) (context.Context, *lab.Lab) {
 	t.Helper()
-	if testing.Short() || os.Geteuid() != 0 {
-		t.Skip("end-to-end tests need root and time: network namespaces, loop devices, mounts")
-	}
-	for _, tool := range []string{"mkfs.xfs", "ip", "nbdcopy", "nbdinfo", "qemu-img", "qemu-io"} {
-		if _, err := exec.LookPath(tool); err != nil {
-			t.Skipf("%v: run appliance/e2e/packages.sh client", err)
-		}
-	}
-	ctx, cancel := context.WithTimeout(t.Context(), limit)
-	dir, err := os.MkdirTemp("", "e2e") // t.TempDir's path is too long for a unix socket
-	check(t, err)
-	l, err := lab.Open(dir, programs)
-	check(t, err)
-	t.Cleanup(func() {
-		if t.Failed() {
-			showLogs(t, dir)
-		}
-		cancel()
-		if err := l.Close(); err != nil {
-			t.Errorf("clean up: %v", err)
-		}
-		_ = os.RemoveAll(dir)
-	})
-	return ctx, l
-}
-
-func showLogs(t *testing.T, dir string) {
-	logs, _ := filepath.Glob(filepath.Join(dir, "*.log"))
-	for _, path := range logs {
-		text, _ := os.ReadFile(path)
-		t.Logf("%s:\n%s", filepath.Base(path), text[max(0, len(text)-8<<10):])
-	}
+	return labtest.Open(t, limit, "mkfs.xfs", "ip", "nbdcopy", "nbdinfo", "qemu-img", "qemu-io")
 }
 
 func newCluster(t *testing.T) (context.Context, *lab.Lab, *lab.Cluster) {

@@ -2,17 +2,14 @@ package cluster
 
 import (
 	"context"
-	"flag"
-	"fmt"
 	"os"
-	"os/exec"
-	"path/filepath"
 	"syscall"
 	"testing"
 	"time"
 
 	"lunar/appliance/e2e/cluster/load"
 	"lunar/appliance/e2e/lab"
+	"lunar/appliance/e2e/lab/labtest"
 )
 
 const (
@@ -21,27 +18,7 @@ const (
 	imageSize = 256 * mib
 )
 
-// programs is the folder of lunard and lunarctl; TestMain sets it.
-var programs string
-
-func TestMain(m *testing.M) {
-	flag.Parse()
-	os.Exit(runTests(m))
-}
-
-func runTests(m *testing.M) int {
-	if testing.Short() || os.Geteuid() != 0 {
-		return m.Run()
-	}
-	dir, done, err := lab.Programs(context.Background())
-	if err != nil {
-		fmt.Fprintln(os.Stderr, err)
-		return 1
-	}
-	defer done()
-	programs = dir
-	return m.Run()
-}
+func TestMain(m *testing.M) { labtest.Main(m) }
 
 // bench is a cluster with one image, and writers through all its nodes.
 type bench struct {
@@ -60,19 +37,7 @@ func newBench(t *testing.T, nodes int) *bench {
 
 func newBenchFor(t *testing.T, nodes int, limit time.Duration) *bench {
 	t.Helper()
-	if testing.Short() || os.Geteuid() != 0 {
-		t.Skip("end-to-end tests need root and time: network namespaces, loop devices, mounts")
-	}
-	for _, tool := range []string{"qemu-io", "qemu-storage-daemon", "fio", "mkfs.xfs", "xfs_repair", "ip"} {
-		if _, err := exec.LookPath(tool); err != nil {
-			t.Skipf("%v: run appliance/e2e/packages.sh client", err)
-		}
-	}
-	ctx, cancel := context.WithTimeout(t.Context(), limit)
-	dir, err := os.MkdirTemp("", "e2e")
-	check(t, err)
-	l, err := lab.Open(dir, programs)
-	check(t, err)
+	ctx, l := labtest.Open(t, limit, "qemu-io", "qemu-storage-daemon", "fio", "mkfs.xfs", "xfs_repair", "ip")
 	b := &bench{t: t, ctx: ctx, lab: l}
 	t.Cleanup(func() {
 		if t.Failed() && os.Getenv("LUNAR_KEEP") != "" {
@@ -81,15 +46,8 @@ func newBenchFor(t *testing.T, nodes int, limit time.Duration) *bench {
 		if b.fleet != nil {
 			b.fleet.Abandon()
 		}
-		cancel()
-		if err := l.Close(); err != nil {
-			t.Errorf("clean up: %v", err)
-		}
-		if t.Failed() || os.Getenv("LUNAR_KEEP") != "" {
-			showLogs(t, dir)
-		}
-		_ = os.RemoveAll(dir)
 	})
+	var err error
 	b.Cluster, err = l.Cluster(ctx, lab.ClusterConfig{Nodes: nodes})
 	check(t, err)
 	check(t, b.Serve(ctx, imageSize))
@@ -104,22 +62,6 @@ func (b *bench) dump() {
 	time.Sleep(time.Second)
 }
 
-// showLogs prints the end of each program's output, and keeps all of it where LUNAR_KEEP says.
-func showLogs(t *testing.T, dir string) {
-	logs, _ := filepath.Glob(filepath.Join(dir, "*.log"))
-	for _, path := range logs {
-		text, _ := os.ReadFile(path)
-		if keep := os.Getenv("LUNAR_KEEP"); keep != "" {
-			_ = os.WriteFile(filepath.Join(keep, t.Name()+"-"+filepath.Base(path)), text, 0o600)
-		}
-		if !t.Failed() {
-			continue
-		}
-		const most = 6 << 10
-		t.Logf("%s:\n%s", filepath.Base(path), text[max(0, len(text)-most):])
-	}
-}
-
 func check(t *testing.T, err error) {
 	t.Helper()
 	if err != nil {
@@ -130,20 +72,9 @@ func check(t *testing.T, err error) {
 // load starts the fleet.
 func (b *bench) load() {
 	b.t.Helper()
-	fill := fmt.Sprintf("write -P 0 0 %d", load.Allocated(len(b.Nodes)))
-	_, err := lab.QemuIO(b.ctx, b.Nodes[0].URL(lab.ClusterTarget), fill)
+	var err error
+	b.fleet, err = load.StartFleet(b.ctx, b.Cluster)
 	check(b.t, err)
-	b.fleet = load.NewFleet(lab.ClusterTarget, b.paths()...)
-	b.fleet.Start(b.ctx)
-}
-
-// paths are the ways to the LUN, one per node.
-func (b *bench) paths() []load.Path {
-	var paths []load.Path
-	for _, n := range b.Nodes {
-		paths = append(paths, load.Path{Name: n.Name, Portal: n.Portal()})
-	}
-	return paths
 }
 
 // finish stops the writers in order, and reads through every node all that was acknowledged.

@@ -62,16 +62,10 @@ func indent(text string) string {
 
 // run goes through the faults with initiators at work, and looks at the end whether all is there.
 func (s *show) run(ctx context.Context) error {
-	fill := fmt.Sprintf("write -P 0 0 %d", load.Allocated(len(s.cluster.Nodes)))
-	if _, err := lab.QemuIO(ctx, s.cluster.Nodes[0].URL(lab.ClusterTarget), fill); err != nil {
+	var err error
+	if s.fleet, err = load.StartFleet(ctx, s.cluster); err != nil {
 		return err
 	}
-	var paths []load.Path
-	for _, n := range s.cluster.Nodes {
-		paths = append(paths, load.Path{Name: n.Name, Portal: n.Portal()})
-	}
-	s.fleet = load.NewFleet(lab.ClusterTarget, paths...)
-	s.fleet.Start(ctx)
 	defer s.fleet.Abandon()
 	s.fleet.Go(ctx, s.clerk().Run)
 	fmt.Println("Initiators write and check 4 KiB blocks through all nodes, over written and unwritten space, while images are made,")

@@ -4,12 +4,12 @@ import (
 	"context"
 	"fmt"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"testing"
 	"time"
 
 	"lunar/appliance/e2e/lab"
+	"lunar/appliance/e2e/lab/labtest"
 )
 
 const (
@@ -19,24 +19,7 @@ const (
 	mount     = "cs" // of each node, in its own mount namespace
 )
 
-// programs is the folder of lunard and lunarctl; TestMain sets it.
-var programs string
-
-func TestMain(m *testing.M) { os.Exit(runTests(m)) }
-
-func runTests(m *testing.M) int {
-	if os.Geteuid() != 0 {
-		return m.Run()
-	}
-	dir, done, err := lab.Programs(context.Background())
-	if err != nil {
-		fmt.Fprintln(os.Stderr, err)
-		return 1
-	}
-	defer done()
-	programs = dir
-	return m.Run()
-}
+func TestMain(m *testing.M) { labtest.Main(m) }
 
 // limit bounds a test; those of make namespace-test take longer.
 func limit() time.Duration {
@@ -56,44 +39,16 @@ type bench struct {
 
 func newBench(t *testing.T) *bench {
 	t.Helper()
-	if testing.Short() || os.Geteuid() != 0 {
-		t.Skip("end-to-end tests need root and time: network namespaces, loop devices, mounts")
-	}
-	for _, tool := range []string{"qemu-io", "qemu-img", "fio", "mkfs.xfs", "xfs_repair", "ip"} {
-		if _, err := exec.LookPath(tool); err != nil {
-			t.Skipf("%v: run appliance/e2e/packages.sh client", err)
-		}
-	}
 	if _, err := os.Stat("/dev/fuse"); err != nil {
 		t.Skip(err)
 	}
-	ctx, cancel := context.WithTimeout(t.Context(), limit())
-	dir, err := os.MkdirTemp("", "e2e")
-	check(t, err)
-	l, err := lab.Open(dir, programs)
-	check(t, err)
+	ctx, l := labtest.Open(t, limit(), "qemu-io", "qemu-img", "fio", "mkfs.xfs", "xfs_repair", "ip")
 	b := &bench{t: t, ctx: ctx, lab: l}
-	t.Cleanup(func() { b.close(cancel) })
+	var err error
 	b.Cluster, err = l.Cluster(ctx, lab.ClusterConfig{Extra: fmt.Sprintf("\n[namespace]\nmount = %q\n", l.Path(mount))})
 	check(t, err)
 	check(t, b.Serve(ctx, imageSize))
 	return b
-}
-
-func (b *bench) close(cancel func()) {
-	cancel()
-	if err := b.lab.Close(); err != nil {
-		b.t.Errorf("clean up: %v", err)
-	}
-	if b.t.Failed() {
-		logs, _ := filepath.Glob(b.lab.Path("*.log"))
-		for _, path := range logs {
-			text, _ := os.ReadFile(path)
-			const most = 6 << 10
-			b.t.Logf("%s:\n%s", filepath.Base(path), text[max(0, len(text)-most):])
-		}
-	}
-	_ = os.RemoveAll(b.lab.Dir)
 }
 
 func check(t *testing.T, err error) {

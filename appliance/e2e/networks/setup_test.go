@@ -3,11 +3,8 @@ package networks
 import (
 	"context"
 	"encoding/json"
-	"flag"
 	"fmt"
 	"os"
-	"os/exec"
-	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
@@ -16,6 +13,7 @@ import (
 	"lunar/appliance/api"
 	"lunar/appliance/e2e/cluster/load"
 	"lunar/appliance/e2e/lab"
+	"lunar/appliance/e2e/lab/labtest"
 )
 
 const (
@@ -24,35 +22,11 @@ const (
 	settle    = 20 * time.Second // for networks to be found and heartbeats to pass
 )
 
-// programs is the folder of lunard and lunarctl; TestMain sets it.
-var programs string
-
 func TestMain(m *testing.M) {
 	if role := os.Getenv(plainRole); role != "" {
 		bePlain(role)
 	}
-	flag.Parse()
-	os.Exit(runTests(m))
-}
-
-func runTests(m *testing.M) int {
-	programs = os.Getenv("LUNAR_BIN")
-	if programs != "" || testing.Short() || os.Geteuid() != 0 {
-		return m.Run()
-	}
-	dir, err := os.MkdirTemp("", "lunar-bin")
-	if err != nil {
-		fmt.Fprintln(os.Stderr, err)
-		return 1
-	}
-	defer os.RemoveAll(dir)
-	build := exec.Command("go", "build", "-o", dir+"/", "lunar/appliance/cmd/...")
-	if out, err := build.CombinedOutput(); err != nil {
-		fmt.Fprintf(os.Stderr, "build lunard and lunarctl: %v\n%s", err, out)
-		return 1
-	}
-	programs = dir
-	return m.Run()
+	labtest.Main(m)
 }
 
 // bench is three nodes with two networks each, and one image.
@@ -77,45 +51,12 @@ func long(t *testing.T) {
 
 func newBenchOf(t *testing.T, c lab.ClusterConfig) *bench {
 	t.Helper()
-	if testing.Short() || os.Geteuid() != 0 {
-		t.Skip("end-to-end tests need root and time: network namespaces, loop devices, mounts")
-	}
-	for _, tool := range []string{"qemu-io", "mkfs.xfs", "xfs_repair", "ip", "bridge", "ss"} {
-		if _, err := exec.LookPath(tool); err != nil {
-			t.Skipf("%v: run appliance/e2e/packages.sh client", err)
-		}
-	}
-	ctx, cancel := context.WithTimeout(t.Context(), testLimit)
-	dir, err := os.MkdirTemp("", "e2e")
-	check(t, err)
-	l, err := lab.Open(dir, programs)
-	check(t, err)
-	t.Cleanup(func() {
-		cancel()
-		if err := l.Close(); err != nil {
-			t.Errorf("clean up: %v", err)
-		}
-		if t.Failed() {
-			showLogs(t, dir)
-		}
-		_ = os.RemoveAll(dir)
-	})
+	ctx, l := labtest.Open(t, testLimit, "qemu-io", "mkfs.xfs", "xfs_repair", "ip", "bridge", "ss")
 	b := &bench{t: t, ctx: ctx}
+	var err error
 	b.Cluster, err = l.Cluster(ctx, c)
 	check(t, err)
 	return b
-}
-
-func showLogs(t *testing.T, dir string) {
-	logs, _ := filepath.Glob(filepath.Join(dir, "*.log"))
-	for _, path := range logs {
-		text, _ := os.ReadFile(path)
-		if keep := os.Getenv("LUNAR_LOGS"); keep != "" {
-			_ = os.WriteFile(filepath.Join(keep, filepath.Base(path)), text, 0o600)
-		}
-		const most = 8 << 10
-		t.Logf("%s:\n%s", filepath.Base(path), text[max(0, len(text)-most):])
-	}
 }
 
 func check(t *testing.T, err error) {
@@ -252,16 +193,9 @@ func (b *bench) sessions() string {
 
 func (b *bench) fleet() *load.Fleet {
 	b.t.Helper()
-	fill := fmt.Sprintf("write -P 0 0 %d", load.Allocated(len(b.Nodes)))
-	_, err := lab.QemuIO(b.ctx, b.Nodes[0].URL(lab.ClusterTarget), fill)
+	f, err := load.StartFleet(b.ctx, b.Cluster)
 	check(b.t, err)
-	var paths []load.Path
-	for _, n := range b.Nodes {
-		paths = append(paths, load.Path{Name: n.Name, Portal: n.Portal()})
-	}
-	f := load.NewFleet(lab.ClusterTarget, paths...)
 	b.t.Cleanup(f.Abandon)
-	f.Start(b.ctx)
 	return f
 }
 

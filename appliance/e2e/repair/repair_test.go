@@ -44,7 +44,7 @@ func TestRepairUnderLoad(t *testing.T) {
 			t.Errorf("node %s was not redirected: %v", n.Name, err)
 		}
 	}
-	out, err := lab.Run(b.ctx, filepath.Join(programs, "lunarctl"), "--socket", other.Socket, "volume", "repair", lab.ClusterVolume, "--check-only")
+	out, err := lab.Run(b.ctx, filepath.Join(b.lab.Bin, "lunarctl"), "--socket", other.Socket, "volume", "repair", lab.ClusterVolume, "--check-only")
 	if err != nil || !strings.Contains(out, "xfs, clean") {
 		t.Errorf("after the repair: %v, %s", err, out)
 	}

@@ -3,12 +3,9 @@ package repair
 import (
 	"bytes"
 	"context"
-	"flag"
 	"fmt"
 	"math/rand/v2"
 	"os"
-	"os/exec"
-	"path/filepath"
 	"strconv"
 	"testing"
 	"time"
@@ -16,6 +13,7 @@ import (
 	"lunar/appliance/api"
 	"lunar/appliance/e2e/cluster/load"
 	"lunar/appliance/e2e/lab"
+	"lunar/appliance/e2e/lab/labtest"
 )
 
 const (
@@ -43,26 +41,7 @@ func slack() time.Duration {
 	return 10 * time.Second
 }
 
-var programs string
-
-func TestMain(m *testing.M) {
-	flag.Parse()
-	os.Exit(runTests(m))
-}
-
-func runTests(m *testing.M) int {
-	if testing.Short() || os.Geteuid() != 0 {
-		return m.Run()
-	}
-	dir, done, err := lab.Programs(context.Background())
-	if err != nil {
-		fmt.Fprintln(os.Stderr, err)
-		return 1
-	}
-	defer done()
-	programs = dir
-	return m.Run()
-}
+func TestMain(m *testing.M) { labtest.Main(m) }
 
 func check(t *testing.T, err error) {
 	t.Helper()
@@ -76,68 +55,33 @@ type bench struct {
 	*lab.Cluster
 	t     *testing.T
 	ctx   context.Context //nolint:containedctx // of the test, whose helpers all need it
-	dir   string
+	lab   *lab.Lab
 	fleet *load.Fleet
 	asked time.Time // when event was asked last
 }
 
 func newBench(t *testing.T) *bench {
 	t.Helper()
-	if testing.Short() || os.Geteuid() != 0 {
-		t.Skip("end-to-end tests need root and time: network namespaces, loop devices, mounts")
-	}
-	for _, tool := range []string{"qemu-io", "mkfs.xfs", "xfs_repair", "xfs_db", "ip"} {
-		if _, err := exec.LookPath(tool); err != nil {
-			t.Skipf("%v: run appliance/e2e/packages.sh client", err)
-		}
-	}
-	ctx, cancel := context.WithTimeout(t.Context(), time.Duration(runs())*limit)
-	dir, err := os.MkdirTemp("", "e2e")
-	check(t, err)
-	l, err := lab.Open(dir, programs)
-	check(t, err)
-	b := &bench{t: t, ctx: ctx, dir: dir}
+	ctx, l := labtest.Open(t, time.Duration(runs())*limit, "qemu-io", "mkfs.xfs", "xfs_repair", "xfs_db", "ip")
+	b := &bench{t: t, ctx: ctx, lab: l}
 	t.Cleanup(func() {
 		if b.fleet != nil {
 			b.fleet.Abandon()
 		}
-		cancel()
-		if err := l.Close(); err != nil {
-			t.Errorf("clean up: %v", err)
-		}
-		if t.Failed() {
-			b.showLogs()
-		}
-		_ = os.RemoveAll(dir)
 	})
+	var err error
 	b.Cluster, err = l.Cluster(ctx, lab.ClusterConfig{Nodes: nodes})
 	check(t, err)
 	check(t, b.Serve(ctx, imageSize))
 	return b
 }
 
-// showLogs prints the end of each daemon's output.
-func (b *bench) showLogs() {
-	const most = 12 << 10
-	paths, _ := filepath.Glob(filepath.Join(b.dir, "*.log"))
-	for _, path := range paths {
-		text, _ := os.ReadFile(path)
-		b.t.Logf("%s:\n%s", filepath.Base(path), text[max(0, len(text)-most):])
-	}
-}
-
 // load starts writers through all nodes, which check what they read.
 func (b *bench) load() {
 	b.t.Helper()
-	fill := fmt.Sprintf("write -P 0 0 %d", load.Allocated(nodes))
-	_, err := lab.QemuIO(b.ctx, b.Nodes[0].URL(lab.ClusterTarget), fill)
+	var err error
+	b.fleet, err = load.StartFleet(b.ctx, b.Cluster)
 	check(b.t, err)
-	var paths []load.Path
-	for _, n := range b.Nodes {
-		paths = append(paths, load.Path{Name: n.Name, Portal: n.Portal()})
-	}
-	b.fleet = load.NewFleet(lab.ClusterTarget, paths...)
-	b.fleet.Start(b.ctx)
 }
 
 // finish stops the writers, and reads through every node all that was acknowledged.

@@ -5,10 +5,8 @@ import (
 	"context"
 	"encoding/binary"
 	"errors"
-	"flag"
 	"fmt"
 	"os"
-	"os/exec"
 	"slices"
 	"strconv"
 	"sync"
@@ -19,6 +17,7 @@ import (
 	"lunar/appliance/api"
 	"lunar/appliance/e2e/cluster/load"
 	"lunar/appliance/e2e/lab"
+	"lunar/appliance/e2e/lab/labtest"
 )
 
 const (
@@ -49,26 +48,7 @@ func images() int {
 	return 4
 }
 
-var programs string
-
-func TestMain(m *testing.M) {
-	flag.Parse()
-	os.Exit(runTests(m))
-}
-
-func runTests(m *testing.M) int {
-	if testing.Short() || os.Geteuid() != 0 {
-		return m.Run()
-	}
-	dir, done, err := lab.Programs(context.Background())
-	if err != nil {
-		fmt.Fprintln(os.Stderr, err)
-		return 1
-	}
-	defer done()
-	programs = dir
-	return m.Run()
-}
+func TestMain(m *testing.M) { labtest.Main(m) }
 
 func check(t *testing.T, err error) {
 	t.Helper()
@@ -79,26 +59,7 @@ func check(t *testing.T, err error) {
 
 func newCluster(t *testing.T) (context.Context, *lab.Cluster) {
 	t.Helper()
-	if testing.Short() || os.Geteuid() != 0 {
-		t.Skip("end-to-end tests need root and time: network namespaces, loop devices, mounts")
-	}
-	for _, tool := range []string{"mkfs.xfs", "xfs_repair", "ip"} {
-		if _, err := exec.LookPath(tool); err != nil {
-			t.Skipf("%v: run appliance/e2e/packages.sh client", err)
-		}
-	}
-	ctx, cancel := context.WithTimeout(t.Context(), limit)
-	dir, err := os.MkdirTemp("", "e2e")
-	check(t, err)
-	l, err := lab.Open(dir, programs)
-	check(t, err)
-	t.Cleanup(func() {
-		cancel()
-		if err := l.Close(); err != nil {
-			t.Errorf("clean up: %v", err)
-		}
-		_ = os.RemoveAll(dir)
-	})
+	ctx, l := labtest.Open(t, limit, "mkfs.xfs", "xfs_repair", "ip")
 	c, err := l.Cluster(ctx, lab.ClusterConfig{Nodes: nodes})
 	check(t, err)
 	_, err = c.Nodes[0].API.AddVolume(ctx, api.AddVolume{Device: c.Nodes[0].Path.Path, Name: lab.ClusterVolume, Format: "xfs", AllowUnfenced: true})

@@ -2,16 +2,15 @@ package transfer
 
 import (
 	"context"
-	"flag"
 	"fmt"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
 	"time"
 
 	"lunar/appliance/e2e/lab"
+	"lunar/appliance/e2e/lab/labtest"
 )
 
 const (
@@ -19,62 +18,11 @@ const (
 	testLimit = 2 * time.Minute
 )
 
-// programs is the folder of lunard and lunarctl; TestMain sets it.
-var programs string
-
-func TestMain(m *testing.M) {
-	flag.Parse()
-	os.Exit(runTests(m))
-}
-
-func runTests(m *testing.M) int {
-	if testing.Short() || os.Geteuid() != 0 {
-		return m.Run()
-	}
-	dir, done, err := lab.Programs(context.Background())
-	if err != nil {
-		fmt.Fprintln(os.Stderr, err)
-		return 1
-	}
-	defer done()
-	programs = dir
-	return m.Run()
-}
+func TestMain(m *testing.M) { labtest.Main(m) }
 
 func openLab(t *testing.T) (context.Context, *lab.Lab) {
 	t.Helper()
-	if testing.Short() || os.Geteuid() != 0 {
-		t.Skip("needs root: loop devices and mounts")
-	}
-	for _, tool := range []string{"qemu-img", "mkfs.xfs", "mkfs.ext4"} {
-		if _, err := exec.LookPath(tool); err != nil {
-			t.Skipf("%v: run appliance/e2e/packages.sh client", err)
-		}
-	}
-	ctx, cancel := context.WithTimeout(t.Context(), testLimit)
-	dir, err := os.MkdirTemp("", "e2e") // t.TempDir's path is too long for a unix socket
-	check(t, err)
-	l, err := lab.Open(dir, programs)
-	check(t, err)
-	t.Cleanup(func() {
-		if t.Failed() {
-			showLogs(t, dir)
-		}
-		cancel()
-		if err := l.Close(); err != nil {
-			t.Errorf("clean up: %v", err)
-		}
-		_ = os.RemoveAll(dir)
-	})
-	return ctx, l
-}
-
-func showLogs(t *testing.T, dir string) {
-	logs, _ := filepath.Glob(filepath.Join(dir, "*.log"))
-	for _, path := range logs {
-		text, _ := os.ReadFile(path)
-		t.Logf("%s:\n%s", filepath.Base(path), text[max(0, len(text)-4<<10):])
-	}
+	return labtest.Open(t, testLimit, "qemu-img", "mkfs.xfs", "mkfs.ext4")
 }
 
 func check(t *testing.T, err error) {

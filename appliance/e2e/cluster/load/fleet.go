@@ -4,6 +4,8 @@ import (
 	"context"
 	"fmt"
 	"sync"
+
+	"lunar/appliance/e2e/lab"
 )
 
 // Fleet is initiators at work through all of a cluster's nodes: per node some writers over what is allocated,
@@ -30,6 +32,21 @@ const (
 
 // Allocated is how many of the image's first bytes are to be written before Start.
 func Allocated(nodes int) int64 { return int64(nodes) * perNode * share }
+
+// StartFleet allocates what the writers of a fleet write over, and starts it on a cluster's LUN, which is served.
+func StartFleet(ctx context.Context, c *lab.Cluster) (*Fleet, error) {
+	fill := fmt.Sprintf("write -P 0 0 %d", Allocated(len(c.Nodes)))
+	if _, err := lab.QemuIO(ctx, c.Nodes[0].URL(lab.ClusterTarget), fill); err != nil {
+		return nil, err
+	}
+	var paths []Path
+	for _, n := range c.Nodes {
+		paths = append(paths, Path{Name: n.Name, Portal: n.Portal()})
+	}
+	f := NewFleet(lab.ClusterTarget, paths...)
+	f.Start(ctx)
+	return f, nil
+}
 
 // NewFleet is at rest; the paths are one per node.
 func NewFleet(target string, paths ...Path) *Fleet {
