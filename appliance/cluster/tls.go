@@ -100,6 +100,8 @@ func (db *DB) verify(s *self, c *tls.ConnectionState, node string, usage x509.Ex
 		return err
 	}
 	switch name := cert.Subject.CommonName; {
+	case slices.Contains(cert.Subject.OrganizationalUnit, webUnit):
+		return fmt.Errorf("%w: it is for browsers: %s", ErrCertificate, name)
 	case db.revoked.has(cert):
 		return fmt.Errorf("%w: node %s was evicted", ErrCertificate, name)
 	case node != "" && node != name:

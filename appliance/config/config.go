@@ -29,6 +29,7 @@ type Config struct {
 	Fence    Fence   `toml:"fence"`
 	Cluster  Cluster `toml:"cluster"`
 	Network  Network `toml:"network"`
+	Web      Web     `toml:"web"`
 
 	Namespace Namespace `toml:"namespace"`
 }
@@ -47,6 +48,14 @@ type Log struct {
 // Metrics is the Prometheus endpoint; an empty Listen turns it off.
 type Metrics struct {
 	Listen string `toml:"listen"` // host:port
+}
+
+// Web is the console for browsers; an empty Address, the default, turns it off. It is served by TLS unless the address is
+// a loopback one, with CertFile and KeyFile, or else a certificate of the cluster's CA, or of the node's own.
+type Web struct {
+	Address  string `toml:"address"`   // host:port
+	CertFile string `toml:"cert_file"` // PEM, with the certificates between it and the CA
+	KeyFile  string `toml:"key_file"`  // PEM
 }
 
 // ISCSI is the front end.

@@ -41,7 +41,7 @@ func TestParseAllKeys(t *testing.T) {
 		Cluster: Cluster{"192.0.2.1", "fast", Duration(5 * time.Second), "witness", []string{"https://192.0.2.2:2379"}, "/ca", "/cert", "/key"},
 		Network: Network{"fast", Duration(50 * time.Millisecond), 4, 3344, "off"},
 
-		Namespace: Namespace{"/n"},
+		Namespace: Namespace{"/n"}, Web: Web{"[::]:9443", "/wc", "/wk"},
 	}
 	if !reflect.DeepEqual(c, want) {
 		t.Fatalf("got %+v\nwant %+v", c, want)
@@ -90,7 +90,25 @@ port = 3344
 bpf = "off"
 [namespace]
 mount = "/n"
+[web]
+address = "[::]:9443"
+cert_file = "/wc"
+key_file = "/wk"
 `
+
+func TestWebTLS(t *testing.T) {
+	for address, loopback := range map[string]bool{
+		"127.0.0.1:1": true, "127.9.0.1:1": true, "localhost:1": true, "[::1]:1": true, "": false, ":1": false, "[::]:1": false, "0.0.0.0:1": false, "192.0.2.1:1": false,
+	} {
+		w := Web{Address: address}
+		if w.Loopback() != loopback || w.TLS() == loopback {
+			t.Errorf("%q: loopback %t, TLS %t", address, w.Loopback(), w.TLS())
+		}
+		if w.CertFile = "/c"; !w.TLS() {
+			t.Errorf("%q: no TLS with a certificate", address)
+		}
+	}
+}
 
 func TestNamespaceMount(t *testing.T) {
 	for text, want := range map[string]string{
@@ -159,6 +177,8 @@ func TestParseErrors(t *testing.T) {
 		{"namespace", "[namespace]\nmount = \"/\"\n", "namespace.mount", 2, "no folder"},
 		{"relative namespace", "[namespace]\nmount = \"cs\"\n", "namespace.mount", 2, "no folder"},
 		{"bpf", "[network]\nbpf = \"on\"\n", "network.bpf", 2, "auto or off"},
+		{"web address", "[web]\naddress = \"9443\"\n", "web.address", 2, "ADDRESS:PORT"},
+		{"web cert without key", "[web]\ncert_file = \"/c\"\n", "web.key_file", 0, "belong together"},
 		{"cert without key", "[cluster]\ncert_file = \"/c\"\n", "cluster.key_file", 0, "belong together"},
 	}
 	for _, tt := range tests {

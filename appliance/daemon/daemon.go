@@ -50,6 +50,7 @@ type Daemon struct {
 	namespace    *namespace.Namespace // nil: not mounted
 	listeners    *listeners
 	api, metrics *http.Server
+	stopWeb      context.CancelFunc     // nil: it was not started
 	told         atomic.Pointer[string] // systemd, as the status
 	stopTasks    context.CancelFunc
 	tasks        sync.WaitGroup // the API's servers, the watchdog, the retries
@@ -61,6 +62,7 @@ func Open(ctx context.Context, c config.Config, log *slog.Logger) (_ *Daemon, er
 		return nil, bad
 	}
 	d := &Daemon{config: c, log: log, notify: notifier{log}, node: newNode(c.Node.Name, log)}
+	d.node.web = &webConsole{config: c.Web, node: d.node, log: log}
 	defer func() {
 		if err != nil {
 			err = errors.Join(err, d.Close(ctx))
@@ -126,13 +128,13 @@ func (d *Daemon) openSockets(context.Context) (err error) {
 }
 
 // openAPI serves the API, once everything is restored: until then it could only answer what is not so.
-func (d *Daemon) openAPI(context.Context) error {
+func (d *Daemon) openAPI(ctx context.Context) error {
 	version := api.BuildVersion()
 	version.Node = d.config.Node.Name
 	s, err := server.New(server.Options{
 		Volumes: d.node, Images: d.node, Targets: d.node, Sessions: d.node, Events: d.node, Jobs: d.node,
 		Cluster: d.node, Nodes: d.node, Networks: d.node, Transfers: d.node, Backups: d.node,
-		Lines: d.node, Stats: d.node.Stats, Version: version, Log: d.log,
+		Lines: d.node, Web: d.node, Stats: d.node.Stats, Version: version, Log: d.log,
 	})
 	if err != nil {
 		return err
@@ -141,6 +143,8 @@ func (d *Daemon) openAPI(context.Context) error {
 	if d.listeners.metrics != nil {
 		d.metrics = d.serve(d.listeners.metrics, s.Metrics())
 	}
+	ctx, d.stopWeb = context.WithCancel(context.WithoutCancel(ctx))
+	d.tasks.Go(func() { d.keepWeb(ctx, s.Handler()) })
 	return nil
 }
 
@@ -262,6 +266,9 @@ func (d *Daemon) closeAPI(ctx context.Context) error {
 	d.node.hooks.stop()
 	d.node.repairs.stop()
 	d.node.backups.stop()
+	if d.stopWeb != nil {
+		d.stopWeb()
+	}
 	for _, s := range []*http.Server{d.api, d.metrics} {
 		if s != nil && s.Shutdown(ctx) != nil {
 			_ = s.Close()

@@ -40,6 +40,7 @@ type Node struct {
 	narrator     narrator
 	repairs      repairs
 	fabric       *fabric
+	web          *webConsole
 	echoes       chan struct{}         // those that answer probes
 	networks     atomic.Pointer[known] // nil: not heard of yet, or in no cluster
 

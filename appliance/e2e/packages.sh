@@ -1,6 +1,6 @@
 #!/bin/sh
 # packages.sh SET...: installs those Debian packages of the named sets that this machine lacks.
-# Sets: build, client, bench, guest, peers, deb, nspawn.
+# Sets: build, client, bench, guest, peers, deb, nspawn, web.
 set -eu
 
 packages_of() {
@@ -13,6 +13,7 @@ packages_of() {
 	peers) echo tgt ;;
 	deb) echo debhelper lintian git ;;
 	nspawn) echo systemd-container mmdebstrap ;;
+	web) echo chromium prometheus ;;
 	*) echo "packages.sh: no set $1" >&2 && exit 2 ;;
 	esac
 }

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"log/slog"
 	"net/http"
-	"slices"
 
 	"lunar/appliance/api"
 )
@@ -78,6 +77,7 @@ type Options struct {
 	Transfers Transfers
 	Backups   Backups
 	Lines     Lines        // nil: a node's part in a volume is not switched
+	Web       Web          // nil: nobody signs in
 	Stats     func() Stats // for the metrics; called at each scrape
 	Version   api.Version
 	Log       *slog.Logger
@@ -109,7 +109,7 @@ func New(o Options) (*Server, error) {
 		return nil, err
 	}
 	s := &Server{o: o, mux: http.NewServeMux(), metrics: newMetrics(o.Stats, o.Version)}
-	for _, r := range slices.Concat(s.routes(), s.snapshotRoutes(), s.lineRoutes()) {
+	for _, r := range s.allRoutes() {
 		s.mux.Handle(r.pattern, s.instrument(r))
 	}
 	s.mux.HandleFunc("/", s.unknown)
