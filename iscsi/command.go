@@ -23,6 +23,7 @@ type task struct {
 	borrowed  bool   // buf is of the Pages
 	shown     bool   // some of buf was sent
 	stat      uint32 // StatSN of its answer, once that is sent
+	mark      uint32 // of the clock
 	abandoned bool   // aborted; whoever still refers to it lets go
 	fault     *fault // answered instead of the command's own result
 
@@ -161,6 +162,7 @@ func beginCommand(c *conn) {
 	t := c.newTask(h)
 	c.session.export.Target.Decode(&t.cmd)
 	t.plan(h)
+	c.mark(t)
 	rx.task = t
 	c.tasks.add(t)
 	c.makeRoom(t, rx.size)
@@ -278,12 +280,16 @@ func (c *conn) execute(t *task) {
 	if t.need > 0 {
 		t.cmd.Data = t.buf[:t.need]
 	}
+	clock := c.reactor.clock
+	clock.Start(t.mark)
 	c.session.export.Target.Execute(&t.cmd)
+	clock.Left()
 }
 
 // executed is the command's Done.
 func (t *task) executed(cmd *scsi.Command) {
 	c := t.conn
+	c.reactor.clock.Executed(t.mark, uint8(cmd.Status))
 	t.running = false
 	c.running--
 	c.counters.commands.Add(1)
@@ -336,6 +342,8 @@ func (c *conn) retire(t *task) {
 
 // release gives the command's memory back.
 func (c *conn) release(t *task) {
+	c.reactor.clock.End(t.mark)
+	t.mark = 0
 	if t.buf != nil {
 		c.bytes -= t.need
 		if t.borrowed {

@@ -57,6 +57,7 @@ type conn struct {
 	tasks   taskTable
 	text    textExchange
 	lending lending
+	timed   timed
 
 	bytes     int    // of command buffers
 	running   int    // commands in the device server
@@ -255,6 +256,7 @@ func (c *conn) finish() {
 	}
 	c.finished = true
 	c.closePages()
+	c.endTimed()
 	if c.session != nil {
 		c.endSession()
 	}

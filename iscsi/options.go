@@ -56,7 +56,9 @@ type Options struct {
 
 	// DiscoveryCHAP asks for CHAP in discovery sessions; nil does not.
 	DiscoveryCHAP *Credentials
-	Log           *slog.Logger
+	// Clock times the commands of a lane; nil times none.
+	Clock func(lane int) Clock
+	Log   *slog.Logger
 }
 
 // MaxR2TLimit bounds Options.MaxR2T.

@@ -6,6 +6,7 @@ import "time"
 type reactor struct {
 	server *Server
 	lane   Lane
+	clock  Clock
 	now    time.Time // of the last tick: good enough for time limits
 	spared bool      // the last tick held nobody to a time limit
 	load   loadCount
@@ -19,7 +20,11 @@ type reactor struct {
 }
 
 func newReactor(s *Server, l Lane) *reactor {
-	return &reactor{server: s, lane: l, now: time.Now()}
+	r := &reactor{server: s, lane: l, clock: noClock{}, now: time.Now()}
+	if s.opts.Clock != nil {
+		r.clock = s.opts.Clock(l.Index())
+	}
+	return r
 }
 
 func (r *reactor) install() {

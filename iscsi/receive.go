@@ -137,7 +137,7 @@ func (c *conn) arrived(n int, err error) bool {
 	case n == 0:
 		c.close(errPeerClosed)
 	default:
-		c.heard = c.reactor.now
+		c.heard, c.timed.arrived = c.reactor.now, c.reactor.clock.Now()
 		c.probing = false
 		return !c.closing
 	}

@@ -171,11 +171,15 @@ func (c *conn) sent(err error) {
 	tx := &c.tx
 	tx.underway = false
 	last := false
+	if err == nil {
+		c.reactor.clock.Sent()
+	}
 	for i, f := range tx.sending {
 		last = last || f.last
 		c.recycle(f)
 		tx.sending[i] = nil
 	}
+	c.reactor.clock.Resumed()
 	tx.sending = tx.sending[:0]
 	clear(tx.bufs)
 	switch {

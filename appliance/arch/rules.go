@@ -49,6 +49,7 @@ func dataLayers() []Layer {
 		{"datapath/device", nil},
 		{"datapath/uring", nil},
 		{"datapath/trace", nil},
+		{"datapath/trace", nil},
 		{"datapath/wire/nbd", []string{"datapath/layout"}},
 		{"datapath/wire", []string{"datapath/layout", "datapath/wire/nbd"}},
 		{"datapath/coordinator", []string{"datapath/layout", "datapath/device", "datapath/wire", "datapath/uring"}},

@@ -55,6 +55,8 @@ type Op struct {
 	Offset int64
 	Length int64 // Discard, WriteZeroes
 	FUA    bool  // Write: durable before Done (RWF_DSYNC)
+	// Mark is for Options.Clock; 0: the operation is not timed.
+	Mark uint32
 	// Deadline counts from Submit; 0 means Options.Deadline. When it passes, the operation is
 	// cancelled and fails with ErrDeadline.
 	Deadline time.Duration

@@ -29,6 +29,8 @@ type Options struct {
 	Grace     time.Duration // from a cancellation to reporting an operation as held; default 1 s
 	Spin      time.Duration // busy wait for completions before a ring sleeps; default 0: none
 	Log       *slog.Logger  // default slog.Default()
+	// Clock times the operations of a ring; nil times none.
+	Clock func(ring int) Clock
 }
 
 // withDefaults fills the fields that are zero.

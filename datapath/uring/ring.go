@@ -26,6 +26,7 @@ type Ring struct {
 	opts   Options
 	index  int
 	log    *slog.Logger
+	clock  Clock
 	sys    *sys.Ring
 	mail   mailbox
 	pipe   pipe
@@ -39,6 +40,7 @@ type Ring struct {
 	fresh    int // of these, started since the last enter
 	heldOps  int
 	sockets  map[*Socket]struct{}
+	watches  int
 	queue    opList  // behind Options.InFlight
 	crowded  []*File // operations of theirs wait for room
 	finished opList  // Done is due
@@ -78,9 +80,9 @@ func startRing(e *Engine, index int) (*Ring, error) {
 	r := &Ring{
 		engine: e, opts: e.opts, index: index, log: e.opts.Log.With("ring", index),
 		sockets: make(map[*Socket]struct{}), due: never, stopped: make(chan struct{}),
-		period: sys.NewTimespec(tickPeriod),
+		period: sys.NewTimespec(tickPeriod), clock: clockOf(&e.opts, index),
 	}
-	r.makeSlots(r.opts.InFlight + 2*r.opts.Sockets)
+	r.makeSlots(r.opts.InFlight + 2*r.opts.Sockets + MaxWatches)
 	if err := r.mail.open(); err != nil {
 		return nil, err
 	}
@@ -160,6 +162,9 @@ func (r *Ring) step() bool {
 	r.ready = r.sys.Reap(r.ready)
 	r.now = r.engine.now()
 	ran := len(r.ready) > 0
+	if ran {
+		r.clock.Reaped()
+	}
 	r.dispatch()
 	ran = r.takePosts() || ran
 	ran = r.runLater() || ran
@@ -226,6 +231,7 @@ func (r *Ring) enter() {
 		return
 	}
 	r.fresh = 0
+	r.clock.Entered()
 	e := r.sys.Wait(r.sleepLimit(), !r.keeps || r.quiet >= maxQuiet)
 	r.mail.awake()
 	if e == unix.EINTR {
@@ -268,6 +274,7 @@ func (r *Ring) spin() bool {
 // submit hands SQEs over without waiting.
 func (r *Ring) submit(events bool) {
 	r.fresh = 0
+	r.clock.Entered()
 	r.check(r.sys.Submit(events))
 }
 

@@ -78,6 +78,9 @@ func (r *Ring) Submit(op *Op) {
 		limit = r.opts.Deadline
 	}
 	r.expireAt(op, r.now+limit)
+	if op.Mark != 0 {
+		r.clock.Queued(op.Mark)
+	}
 	if r.queue.empty() && r.inKernel < r.opts.InFlight {
 		r.place(op)
 		return
@@ -106,6 +109,9 @@ func (r *Ring) start(op *Op) {
 	r.fresh++
 	op.File.count(r.index, 1)
 	op.state = inKernel
+	if op.Mark != 0 {
+		r.clock.Issued(op.Mark)
+	}
 	if op.skipCmd {
 		r.discardByIoctl(op)
 		return
@@ -164,6 +170,9 @@ func (op *Op) complete(r *Ring, slot uint32, res int32, _ uint32) {
 	r.release(slot)
 	r.inKernel--
 	op.File.count(r.index, -1)
+	if op.Mark != 0 {
+		r.clock.Completed(op.Mark)
+	}
 	if op.fault != nil {
 		res = op.fault.result(res)
 	}

@@ -70,7 +70,7 @@ func (im *Image) flushDevice(lane int, done func(error)) {
 		away.End(trip)
 		done(err)
 	}
-	op := &uring.Op{Code: uring.Flush, File: im.v.file, Deadline: im.v.opts.Deadline}
+	op := &uring.Op{Code: uring.Flush, File: im.v.file, Deadline: im.v.opts.Deadline, Mark: im.v.desks[lane].clock.Take()}
 	op.Done = func(op *uring.Op) {
 		switch im.v.judge(op.Err) {
 		case redirectIt:

@@ -36,6 +36,8 @@ func (im *Image) sendSince(since time.Time, lane int, do func(context.Context, C
 		done(fmt.Errorf("image %s: %w", im.path, ErrBusy))
 		return
 	}
+	clock := v.desks[lane].clock
+	clock.Redirected(clock.Take()) // of a command that is no read or write: these have taken theirs
 	e := &errand{im: im, lane: lane, until: since.Add(v.opts.Redirected), do: do, done: done}
 	im.lanes[lane].away.Begin(&e.trip, protocol.Everywhere)
 	v.work.run(e.run)

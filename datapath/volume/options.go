@@ -86,6 +86,8 @@ type Options struct {
 	// It is called from a goroutine of the volume, once per pause. Default: that counts as a lost path.
 	Fenced func(error)
 	Log    *slog.Logger // default slog.Default()
+	// Clock times the commands of a lane; nil times none.
+	Clock func(lane int) Clock
 }
 
 func (o Options) withDefaults() Options {

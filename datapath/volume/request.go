@@ -17,7 +17,8 @@ import (
 type desk struct {
 	requests *request
 	pieces   *piece
-	_        [48]byte
+	clock    Clock
+	_        [32]byte
 }
 
 // request is one Read or Write of an initiator. It goes back to its lane's desk before done is called.
@@ -26,6 +27,7 @@ type request struct {
 	lane  int
 	write bool
 	fua   bool
+	mark  uint32 // of the command that it does; 0: not timed
 	buf   []byte
 	off   int64
 	done  func(error)
@@ -47,15 +49,15 @@ type piece struct {
 
 // Read fills p from off. A range that was never written, or was unmapped, reads as zeroes.
 func (im *Image) Read(lane int, p []byte, off int64, done func(error)) {
-	im.begin(lane, p, off, false, false, done)
+	im.begin(lane, im.v.desks[lane].clock.Take(), p, off, false, false, done)
 }
 
 // Write stores p at off; with fua it is durable, its metadata too, before done.
 func (im *Image) Write(lane int, p []byte, off int64, fua bool, done func(error)) {
-	im.begin(lane, p, off, true, fua, done)
+	im.begin(lane, im.v.desks[lane].clock.Take(), p, off, true, fua, done)
 }
 
-func (im *Image) begin(lane int, p []byte, off int64, write, fua bool, done func(error)) {
+func (im *Image) begin(lane int, mark uint32, p []byte, off int64, write, fua bool, done func(error)) {
 	view := im.view.Load()
 	r := layout.Range{Off: off, Len: int64(len(p))}
 	if err := im.check(view, r); err != nil {
@@ -63,11 +65,11 @@ func (im *Image) begin(lane int, p []byte, off int64, write, fua bool, done func
 		return
 	}
 	if view.Waits(r) {
-		im.park(lane, parked{span: r, again: func() { im.begin(lane, p, off, write, fua, done) }, fail: done})
+		im.park(lane, parked{span: r, again: func() { im.begin(lane, mark, p, off, write, fua, done) }, fail: done})
 		return
 	}
 	req := im.v.desks[lane].request()
-	req.im, req.lane, req.write, req.fua, req.buf, req.off, req.done = im, lane, write, fua, p, off, done
+	req.im, req.lane, req.mark, req.write, req.fua, req.buf, req.off, req.done = im, lane, mark, write, fua, p, off, done
 	req.issue(view)
 }
 
@@ -148,7 +150,7 @@ func (req *request) direct(e layout.Extent) {
 	v := req.im.v
 	p := v.desks[req.lane].piece()
 	p.im, p.lane, p.req = req.im, req.lane, req
-	p.op.Code, p.op.FUA = uring.Read, false
+	p.op.Code, p.op.FUA, p.op.Mark = uring.Read, false, req.mark
 	if req.write {
 		p.op.Code, p.op.FUA = uring.Write, req.fua
 	}
@@ -190,7 +192,7 @@ func (p *piece) landed(op *uring.Op) {
 // keep begins a part of the request anew, which will wait: the volume is paused.
 func (req *request) keep(r layout.Range) {
 	req.left++
-	req.im.begin(req.lane, req.part(r.Off, r.End()), r.Off, req.write, req.fua, req.release)
+	req.im.begin(req.lane, req.mark, req.part(r.Off, r.End()), r.Off, req.write, req.fua, req.release)
 }
 
 func (req *request) class() class {
@@ -243,6 +245,7 @@ func (req *request) redirect(off, end int64) {
 	}
 	req.left++
 	im, buf, write, fua := req.im, req.part(off, end), req.write, req.fua
+	im.v.desks[req.lane].clock.Redirected(req.mark)
 	im.send(req.lane, func(ctx context.Context, c Coordinator, call protocol.Call) error {
 		k := redirectedRead
 		var err error

@@ -64,7 +64,7 @@ func Open(ctx context.Context, o Options) (*Volume, error) {
 	}
 	v := &Volume{
 		opts: o, file: file,
-		desks:    make([]desk, len(o.Lanes)),
+		desks:    makeDesks(&o),
 		counters: make([]counters, len(o.Lanes)+1), // the last is for callers off the lanes
 		work:     startWorkers(o.Workers, o.Queue+1),
 		images:   map[protocol.ImageID]*Image{},
