@@ -8,7 +8,7 @@ import (
 // eventuallySees waits until what a node sees of a volume's holds is as wanted.
 func eventuallySees(t *testing.T, c *Coordinators, volume, reason string, there bool) Hold {
 	t.Helper()
-	for until := time.Now().Add(10 * time.Second); ; time.Sleep(10 * time.Millisecond) {
+	for until := time.Now().Add(time.Minute); ; time.Sleep(10 * time.Millisecond) {
 		view, err := c.View(t.Context())
 		must(t, err)
 		if h, ok := view.Holds[volume][reason]; ok == there {

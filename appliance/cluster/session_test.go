@@ -243,9 +243,14 @@ func TestSessionDeadline(t *testing.T) {
 	hole.swallow.Store(true)
 	time.Sleep(50 * time.Millisecond)
 	deadline := s.Deadline()
-	eventually(t, "it is lost", func() bool { return s.Deadline() == 0 })
-	if late := time.Duration(Boottime() - deadline); late < 0 || late > 100*time.Millisecond {
-		t.Errorf("lost %v after the deadline", late)
+	looked, gap := Boottime(), int64(0) // how long the machine kept this test from looking
+	eventually(t, "it is lost", func() bool {
+		now := Boottime()
+		looked, gap = now, max(gap, now-looked)
+		return s.Deadline() == 0
+	})
+	if late := time.Duration(looked - deadline); late < 0 || late > 100*time.Millisecond+2*time.Duration(gap) {
+		t.Errorf("lost %v after the deadline, looked each %v", late, time.Duration(gap))
 	}
 	ended := time.Now()
 	hole.swallow.Store(false)
@@ -262,7 +267,7 @@ func TestSessionDeadline(t *testing.T) {
 		t.Errorf("left %v, %v", left, err)
 	}
 	left, err = asNode(db, "n2").Coordinators(other).Suspect(t.Context(), "n1", 1, "test")
-	if err != nil || left < 900*time.Millisecond || left > time.Second {
+	if err != nil || left < 500*time.Millisecond || left > time.Second {
 		t.Errorf("left %v, %v for one who saw nothing", left, err)
 	}
 }

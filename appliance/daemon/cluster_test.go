@@ -49,7 +49,7 @@ func TestClusterOfNone(t *testing.T) {
 // loggedOut waits until a node has taken notice that its initiators are gone.
 func loggedOut(t *testing.T, c *api.Client) {
 	t.Helper()
-	eventually(t, 5*time.Second, "the initiators are logged out", func() bool {
+	eventually(t, 30*time.Second, "the initiators are logged out", func() bool {
 		s, err := c.Sessions(t.Context())
 		return err == nil && len(s.Sessions) == 0
 	})

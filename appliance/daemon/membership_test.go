@@ -57,7 +57,7 @@ func TestNextSessionWaits(t *testing.T) {
 	hangs, err := v.seat.Load().coordinator(0).MountFD() // keeps it mounted
 	must(t, err)
 	m.session.Renew("for the test")
-	eventually(t, 5*time.Second, "the next session", func() bool { return m.session.Incarnation() == was+1 })
+	eventually(t, 30*time.Second, "the next session", func() bool { return m.session.Incarnation() == was+1 })
 	stands, from := m.guard.Load().Deadline(), m.session.Deadline()
 	eventually(t, 8*time.Second, "the next session is renewed", func() bool { return m.session.Deadline() > from })
 	if now := m.guard.Load().Deadline(); now != stands || now >= time.Duration(from) {

@@ -198,12 +198,12 @@ func TestNotify(t *testing.T) {
 	defer l.Close()
 	p.start([]string{"NOTIFY_SOCKET=" + socket, "WATCHDOG_USEC=900000"}, nil)
 	says := func(what string) func() bool { return func() bool { return strings.Contains(got.String(), what) } }
-	eventually(t, 5*time.Second, "READY", says("READY=1"))
-	eventually(t, 5*time.Second, "a status", says("STATUS=Serving 0 volumes"))
-	eventually(t, 5*time.Second, "three signs of life", func() bool { return strings.Count(got.String(), "WATCHDOG=1") >= 3 })
+	eventually(t, 30*time.Second, "READY", says("READY=1"))
+	eventually(t, 30*time.Second, "a status", says("STATUS=Serving 0 volumes"))
+	eventually(t, 30*time.Second, "three signs of life", func() bool { return strings.Count(got.String(), "WATCHDOG=1") >= 3 })
 	must(t, p.cmd.Process.Signal(unix.SIGTERM))
 	must(t, p.end(10*time.Second))
-	eventually(t, 5*time.Second, "STOPPING", says("STOPPING=1"))
+	eventually(t, 30*time.Second, "STOPPING", says("STOPPING=1"))
 }
 
 func TestSocketActivation(t *testing.T) {

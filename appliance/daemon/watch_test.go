@@ -109,7 +109,7 @@ func TestThresholdIsTold(t *testing.T) {
 	i.ready()
 	_, err = b.client.CreateImage(t.Context(), api.CreateImage{Image: "Volume1/fat.img", Size: 330 << 20, Thick: true})
 	must(t, err)
-	eventually(t, 5*time.Second, "the threshold is told", func() bool { return slices.Contains(i.ready(), thresholdReached) })
+	eventually(t, 30*time.Second, "the threshold is told", func() bool { return slices.Contains(i.ready(), thresholdReached) })
 }
 
 // copyList is EXTENDED COPY's parameter list for one segment of whole blocks.
@@ -222,9 +222,9 @@ func TestShrunkDeviceIsTold(t *testing.T) {
 		return v.Reason
 	}
 	limit(t, device, 400<<20)
-	eventually(t, 5*time.Second, "the alarm", func() bool { return strings.Contains(reason(), "shrank from 512MiB to 400MiB") })
+	eventually(t, 30*time.Second, "the alarm", func() bool { return strings.Contains(reason(), "shrank from 512MiB to 400MiB") })
 	limit(t, device, 0)
-	eventually(t, 5*time.Second, "the end of the alarm", func() bool { return reason() == "" })
+	eventually(t, 30*time.Second, "the end of the alarm", func() bool { return reason() == "" })
 }
 
 // limit makes a loop device smaller than its file; 0 ends that.
@@ -251,7 +251,7 @@ func TestPathForgottenBesideALook(t *testing.T) {
 	p, release := v.borrow()
 	done := make(chan error)
 	go func() { done <- v.offLine(ctx, ejected) }()
-	eventually(t, 5*time.Second, "the volume waits for the look", func() bool {
+	eventually(t, 30*time.Second, "the volume waits for the look", func() bool {
 		p, release := v.tryBorrow()
 		release()
 		return p == nil
@@ -262,7 +262,7 @@ func TestPathForgottenBesideALook(t *testing.T) {
 	m := n.membership.Load()
 	m.session.SetPath("later", true)
 	var paths map[string]bool
-	eventually(t, 5*time.Second, "what is said later is told", func() bool {
+	eventually(t, 30*time.Second, "what is said later is told", func() bool {
 		view, err := m.elections.View(ctx)
 		paths = view.Nodes[n.name].Paths
 		return err == nil && paths["later"]

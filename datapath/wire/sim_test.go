@@ -235,7 +235,7 @@ func (s *wireSim) detach(n *simNode) {
 
 func (s *wireSim) retry(try func(ctx context.Context) error) {
 	for tries := 0; ; tries++ {
-		ctx, cancel := context.WithTimeout(context.Background(), time.Second)
+		ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
 		err := try(ctx)
 		cancel()
 		if err == nil {
