@@ -146,10 +146,10 @@ fence-test: build ## fencing: the guard over 50 deaths, 100,000 seeds, and a LUN
 	CGO_ENABLED=0 $(GO) build -trimpath -o $(BIN)/ ./appliance/e2e/guest/fenceprobe
 	$(GO) run ./appliance/e2e/guest/fencetest -bin $(BIN) -targets LIO
 
-deb: ## a Debian package in build/deb: both programs, units, manual, completions; VERSION=… for another version than the commit's
+deb: ## Debian packages in build/deb: both programs, units, manual, completions; what makes a machine an appliance; VERSION=… for another version than the commit's
 	@$(PACKAGES) deb
 	systemd/deb/build.sh build/deb $(VERSION)
-	lintian --allow-root --fail-on error,warning build/deb/lunar_*.deb
+	lintian --allow-root --fail-on error,warning build/deb/lunar_*.deb build/deb/lunar-appliance_*.deb
 
 # The second version is the first one under another number: what is tested is the way from one to the other.
 systemd-test: ## the package under a real systemd in a minimal Debian (systemd-nspawn): units, faults, upgrade, purge

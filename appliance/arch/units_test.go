@@ -21,6 +21,8 @@ func TestUnits(t *testing.T) {
 		t.Skip(err)
 	}
 	files, err := filepath.Glob("../../systemd/*.*") // not the folders
+	more, _ := filepath.Glob("../../systemd/appliance/*.service")
+	files = append(files, more...)
 	if err != nil || len(files) == 0 {
 		t.Fatal(files, err)
 	}

@@ -19,6 +19,13 @@ const (
 	JoinToken   = "join-token"
 	SSHKey      = "ssh-key"
 	NTP         = "ntp"
+	Console     = "console"
+)
+
+// The values of Console: what the machine's own consoles offer to whoever sits there.
+const (
+	ConsoleMenu   = "menu"   // the menu; the default
+	ConsoleStatus = "status" // what the machine is, and nothing to change
 )
 
 // Settings are values by their names. One that is not there has its default.
@@ -31,11 +38,14 @@ const maxValue = 16 << 10
 func checks() map[string]func(string) error {
 	return map[string]func(string) error{
 		NodeName: checkName, Network: checkNetwork, JoinAddress: checkJoin, JoinToken: checkToken, SSHKey: checkKeys, NTP: checkHosts,
+		Console: checkConsole,
 	}
 }
 
 // Names are the settings there are, in order.
-func Names() []string { return []string{NodeName, Network, JoinAddress, JoinToken, SSHKey, NTP} }
+func Names() []string {
+	return []string{NodeName, Network, JoinAddress, JoinToken, SSHKey, NTP, Console}
+}
 
 // Check says what is wrong with a value.
 func Check(name, value string) error {
@@ -85,6 +95,13 @@ func checkJoin(s string) error {
 func checkToken(s string) error {
 	if strings.ContainsAny(s, " \n\t") {
 		return errors.New("it has spaces: it is one word, as `lunarctl cluster token` prints it")
+	}
+	return nil
+}
+
+func checkConsole(s string) error {
+	if s != ConsoleMenu && s != ConsoleStatus {
+		return fmt.Errorf("%q is neither %s nor %s", s, ConsoleMenu, ConsoleStatus)
 	}
 	return nil
 }
