@@ -40,6 +40,7 @@ type Ring struct {
 	fresh    int // of these, started since the last enter
 	heldOps  int
 	sockets  map[*Socket]struct{}
+	watches  int
 	queue    opList  // behind Options.InFlight
 	crowded  []*File // operations of theirs wait for room
 	finished opList  // Done is due
@@ -81,7 +82,7 @@ func startRing(e *Engine, index int) (*Ring, error) {
 		sockets: make(map[*Socket]struct{}), due: never, stopped: make(chan struct{}),
 		period: sys.NewTimespec(tickPeriod), clock: clockOf(&e.opts, index),
 	}
-	r.makeSlots(r.opts.InFlight + 2*r.opts.Sockets)
+	r.makeSlots(r.opts.InFlight + 2*r.opts.Sockets + MaxWatches)
 	if err := r.mail.open(); err != nil {
 		return nil, err
 	}
