@@ -187,21 +187,78 @@ func (l *Layout) Replace(r Range, extents []Extent) (*Layout, error) {
 	if r.Len == 0 {
 		return l.clone(), nil
 	}
-	first, last := l.chunkAt(r.Off), l.chunkAt(r.End()-1)
-	// The chunk on each side comes along, so that extents merge over the seam and chunks stay full.
-	first, last = max(0, first-1), min(len(l.chunks)-1, last+1)
-	b := builder{l: &Layout{Epoch: l.Epoch, Generation: l.Generation, size: l.size}}
-	b.adopt(l, 0, first)
-	seam := Range{l.starts[first], l.chunkEnd(last) - l.starts[first]}
-	for e := range l.In(Range{seam.Off, r.Off - seam.Off}) {
-		b.add(e)
+	first, last := l.around(r)
+	room := len(l.chunks[first].extents) + len(tiled) + 1
+	if last > first {
+		room += len(l.chunks[last].extents)
 	}
-	b.addAll(tiled)
-	for e := range l.In(Range{r.End(), seam.End() - r.End()}) {
-		b.add(e)
+	out := make([]Extent, 0, room)
+	for e := range l.In(Range{l.starts[first], r.Off - l.starts[first]}) {
+		out = append(out, e)
 	}
-	b.adopt(l, last+1, len(l.chunks))
-	return b.finish(), nil
+	for _, e := range tiled {
+		out = appendMerged(out, e)
+	}
+	for e := range l.In(Range{r.End(), l.chunkEnd(last) - r.End()}) {
+		out = appendMerged(out, e)
+	}
+	return l.splice(first, last+1, chunksOf(out)), nil
+}
+
+// around is the chunks that r and what touches it lie in, and one more where these would leave a small one.
+func (l *Layout) around(r Range) (first, last int) {
+	first, last = l.chunkAt(max(0, r.Off-1)), l.chunkAt(min(l.size-1, r.End()))
+	n := 0
+	for _, c := range l.chunks[first : last+1] {
+		n += len(c.extents)
+	}
+	switch {
+	case n >= chunkLen/4:
+	case last+1 < len(l.chunks):
+		last++
+	case first > 0:
+		first--
+	}
+	return first, last
+}
+
+// chunksOf divides extents evenly, so that a chunk which overflowed has room in both halves. They keep extents.
+func chunksOf(extents []Extent) (out []*chunk) {
+	parts := (len(extents) + chunkLen - 1) / chunkLen
+	for i := range parts {
+		part := extents[len(extents)*i/parts : len(extents)*(i+1)/parts]
+		c := &chunk{extents: slices.Clip(part)}
+		for _, e := range part {
+			c.bytes[e.State] += e.Len
+		}
+		out = append(out, c)
+	}
+	return out
+}
+
+// splice is l with chunks [from, to) replaced by others that cover the same range.
+func (l *Layout) splice(from, to int, by []*chunk) *Layout {
+	out := l.clone()
+	out.starts = make([]int64, 0, len(l.starts)+len(by))
+	out.chunks = slices.Concat(l.chunks[:from], by, l.chunks[to:])
+	out.starts = append(out.starts, l.starts[:from]...)
+	for _, c := range l.chunks[from:to] {
+		out.tell(c, -1)
+	}
+	for _, c := range by {
+		out.starts = append(out.starts, c.extents[0].FileOff)
+		out.tell(c, 1)
+	}
+	out.starts = append(out.starts, l.starts[to:]...)
+	return out
+}
+
+// tell counts a chunk in or out.
+func (l *Layout) tell(c *chunk, sign int) {
+	l.count += sign * len(c.extents)
+	for s, n := range c.bytes {
+		l.bytes[s] += int64(sign) * n
+	}
 }
 
 func (l *Layout) clone() *Layout {
@@ -221,6 +278,9 @@ func (l *Layout) chunkEnd(i int) int64 {
 func (l *Layout) Resize(size int64) (*Layout, error) {
 	if size < 0 || size > MaxSize {
 		return nil, fmt.Errorf("layout: size %d: %w", size, ErrInvalid)
+	}
+	if size == l.size {
+		return l.clone(), nil
 	}
 	b := builder{l: &Layout{Epoch: l.Epoch, Generation: l.Generation, size: size}}
 	keep := max(0, sort.Search(len(l.chunks), func(i int) bool { return l.chunkEnd(i) > size })-1)
