@@ -101,6 +101,7 @@ type Coordinator struct {
 	hook       func(step string)
 
 	lanes lanes
+	aios  aios
 	tries tries
 
 	suspension suspension

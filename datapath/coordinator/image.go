@@ -21,6 +21,8 @@ type image struct {
 	file   *os.File // O_DIRECT
 	frozen bool     // of a snapshot: it is read only
 
+	commits commits
+
 	mu        sync.Mutex // guards what follows
 	path      string
 	table     protocol.Table
@@ -159,10 +161,11 @@ func (im *image) share(ctx context.Context, r layout.Range, fn func() error) err
 type effect uint8
 
 const (
-	none   effect = iota // nothing: the layout stands
-	freed                // blocks became a hole: nothing new is granted; committed where there are other nodes
-	shared               // blocks have another owner too: what is granted is a part of what was, and durable
-	moved                // blocks were allocated, converted or unshared: commit, then grant
+	none    effect = iota // nothing: the layout stands
+	freed                 // blocks became a hole: nothing new is granted; committed where there are other nodes
+	shared                // blocks have another owner too: what is granted is a part of what was, and durable
+	moved                 // blocks were allocated, converted or unshared: commit, then grant
+	settled               // moved, and committed
 )
 
 // change runs fn with r for itself, after every holder has returned r, and grants r anew.
@@ -237,7 +240,7 @@ func (im *image) redraw(size int64, r layout.Range, extents []layout.Extent) err
 func (im *image) describe(r layout.Range, did effect) ([]layout.Extent, int64, error) {
 	im.c.step("change done")
 	if did == moved || did == freed && len(im.c.opts.Members) > 0 { // a crash must not undo what other nodes read
-		if err := durableData(im.file); err != nil {
+		if err := im.commit(); err != nil {
 			return nil, 0, fmt.Errorf("commit: %w", err)
 		}
 	}

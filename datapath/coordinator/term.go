@@ -242,7 +242,7 @@ func (c *Coordinator) finish(ctx context.Context) error {
 		c.mu.Unlock()
 		return err
 	}
-	errs := []error{c.lanes.close()}
+	errs := []error{c.aios.close(), c.lanes.close()}
 	for _, im := range c.all() {
 		errs = append(errs, im.file.Close())
 	}

@@ -94,6 +94,9 @@ func (im *image) unshare(ctx context.Context, r layout.Range, p []byte, fua bool
 		return true, im.place(p, r.Off, fua)
 	}
 	return im.changeUnless(ctx, chunk, another, func() (effect, error) {
+		if chunk == r {
+			return im.unshareAlone(p, r)
+		}
 		began := time.Now()
 		if err := im.put(p, r); err != nil {
 			return moved, err
@@ -104,6 +107,17 @@ func (im *image) unshare(ctx context.Context, r layout.Range, p []byte, fua bool
 		im.mu.Unlock()
 		return moved, err
 	})
+}
+
+// unshareAlone writes p to r, whole blocks that the caller has to itself, together with what others write elsewhere.
+func (im *image) unshareAlone(p []byte, r layout.Range) (effect, error) {
+	if !isAligned(p) {
+		p = alignedCopy(p)
+	}
+	if err := im.putDurable(&allocating{p: p, off: r.Off}); err != nil {
+		return moved, err
+	}
+	return settled, nil
 }
 
 // own copies what is shared in chunk to blocks of the image's own, except for done; the caller has the
