@@ -21,6 +21,7 @@ PEER     := -tags giouring -ldflags=-checklinkname=0
 SCRATCH   = scratch=$$(mktemp -d /tmp/lunar.XXXXXX) && trap 'rm -rf $$scratch' EXIT && export TMPDIR=$$scratch
 
 .PHONY: deb systemd-test
+.PHONY: image
 .PHONY: help build run test bench bench-growth conformance guest-test fence-test demo cluster-test cluster-torture namespace-test networks-test backup-test repair-test generated format vet lint race peer e2e fuzz clean
 
 help: ## list the targets
@@ -161,6 +162,10 @@ systemd-test: ## the package under a real systemd in a minimal Debian (systemd-n
 	@$(SCRATCH); LUNAR_ROOT=$(CURDIR)/build/systemd/root LUNAR_DEB=$$(echo $(CURDIR)/build/deb/first/lunar_*.deb) \
 	LUNAR_DEB_NEXT=$(CURDIR)/build/deb/first/next.deb $(GO) test -count=1 -v -timeout 15m ./appliance/e2e/systemd; \
 	TMPDIR= appliance/e2e/leftovers.sh $$scratch
+
+image: ## the appliance's bootable image in build/image: disk, update bundle, kernel; VERSION=… for another version than the commit's
+	@$(PACKAGES) deb image
+	images/build build/image $(VERSION)
 
 clean: ## remove build/
 	rm -rf build
