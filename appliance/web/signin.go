@@ -56,11 +56,13 @@ func (c *Console) signIn(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	if wait, ok := c.attempts.allow(r.RemoteAddr, in.User); !ok {
+		c.failed.Add(1)
 		c.tooMany(w, wait)
 		return
 	}
 	u, err := c.check(r.Context(), in)
 	if err != nil {
+		c.failed.Add(1)
 		c.o.Log.Warn("web sign-in refused", "user", in.User, "remote", r.RemoteAddr, "error", err)
 		c.refuseSignIn(w, err)
 		return

@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"net/http"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"lunar/appliance/api"
@@ -51,6 +52,7 @@ type Console struct {
 	dummy    func() string // hash of no password, checked for users that are not there
 	origin   *http.CrossOriginProtection
 	handler  http.Handler
+	failed   atomic.Uint64 // sign-ins
 }
 
 // New makes a Console.
@@ -85,6 +87,9 @@ func New(o Options) (*Console, error) {
 
 // Handler serves the console; it is for an HTTP server that bounds connections and headers.
 func (c *Console) Handler() http.Handler { return c.handler }
+
+// SignInsFailed is how many sign-ins were refused.
+func (c *Console) SignInsFailed() uint64 { return c.failed.Load() }
 
 // Sessions is how many browsers are signed in.
 func (c *Console) Sessions() int { return c.sessions.count() }
