@@ -362,6 +362,7 @@ func (s *seat) fenceOut(ctx context.Context, o fenceOrder) (fence.Proof, error) 
 		return fence.Proof{Method: "none needed", Detail: "no other node was ever given the volume"}, nil
 	}
 	proof, err := p.fencer.fence(ctx, o.victim(s.node.membership.Load().ttl))
+	s.node.tallies.fencing(proof.Took, err)
 	if err != nil {
 		return proof, err
 	}

@@ -192,6 +192,7 @@ func (s *seat) fenceParty(ctx context.Context, p *parts, who cluster.Party, why 
 		Silent: m.ttl - left,
 	}
 	proof, err := p.fencer.fence(ctx, victim)
+	s.node.tallies.fencing(proof.Took, err)
 	if err != nil {
 		return fmt.Errorf("fence node %s: %w", who.Node, err)
 	}

@@ -33,6 +33,7 @@ type Node struct {
 	events       chan cluster.Event // for who cannot wait until they are recorded
 	database     databaseState
 	jobs         jobs
+	tallies      tallies
 	transfers    transfers
 	backups      backups
 	holds        ownHolds
@@ -105,6 +106,7 @@ const maxEvents = 256
 
 // noteSoon is note for who must not wait for the database.
 func (n *Node) noteSoon(_ context.Context, e cluster.Event) {
+	n.tallies.event(e.Kind)
 	n.log.Info(e.Text, "event", e.Kind, "volume", e.Volume, "epoch", e.Epoch)
 	select {
 	case n.events <- e:
@@ -131,6 +133,7 @@ func (n *Node) keepNoting(ctx context.Context) {
 
 // note writes the operation log, which must not make the operation itself fail.
 func (n *Node) note(ctx context.Context, e cluster.Event) {
+	n.tallies.event(e.Kind)
 	n.log.Info(e.Text, "event", e.Kind, "volume", e.Volume, "target", e.Target)
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), databaseTimeout)
 	defer cancel()

@@ -22,6 +22,7 @@ func (n *Node) Stats() server.Stats {
 		s.Volumes = append(s.Volumes, n.volumeStats(v))
 	}
 	n.countLUNs(&s)
+	n.stateStats(&s)
 	return s
 }
 
@@ -32,6 +33,9 @@ func (n *Node) volumeStats(v *volumeState) server.VolumeStats {
 		return out
 	}
 	defer release()
+	if seat := v.seat.Load(); seat != nil {
+		out.Coordinates, out.Epoch = seat.coordinator(0) != nil, seat.knownEpoch()
+	}
 	status := p.vol.Status()
 	out.State, _ = p.state()
 	out.Counters = p.counters()

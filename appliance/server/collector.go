@@ -23,6 +23,17 @@ type Stats struct {
 	DatabaseUp  bool // the cluster database answers
 
 	Heartbeats *HeartbeatStats // nil: the node is in no cluster
+
+	EachLUN        []LUNStats // by target and number
+	Initiators     []InitiatorStats
+	Cluster        *ClusterStats  // nil: the node is in no cluster, or nothing is known
+	Networks       []NetworkStats // likewise
+	Backups        []BackupStats
+	Repairs        int
+	Events         map[string]uint64 // by kind
+	Fencings       map[string]uint64 // by outcome: proven, failed
+	FencingSeconds float64           // of the proven ones, in all
+	Web            *WebStats         // nil: there is no console
 }
 
 // VolumeStats are one volume's numbers on this node.
@@ -32,6 +43,9 @@ type VolumeStats struct {
 	Size, Free int64 // bytes, 0 while unavailable
 	Images     int   // open
 	Waiting    int64 // I/Os that wait for a change of the file system
+
+	Coordinates bool   // this node coordinates it
+	Epoch       uint64 // of the coordinator's term that this node knows
 	api.Counters
 }
 
@@ -102,6 +116,9 @@ func (c *collector) Describe(ch chan<- *prometheus.Desc) {
 	for _, d := range beatDescs {
 		ch <- d
 	}
+	for _, d := range stateDescs {
+		ch <- d
+	}
 }
 
 // Collect implements prometheus.Collector.
@@ -115,6 +132,7 @@ func (c *collector) Collect(ch chan<- prometheus.Metric) {
 		collectVolume(ch, &s.Volumes[i])
 	}
 	collectHeartbeats(ch, s.Heartbeats)
+	collectState(ch, &s)
 }
 
 func collectIO(ch chan<- prometheus.Metric, v *VolumeStats) {
@@ -133,6 +151,8 @@ func collectIO(ch chan<- prometheus.Metric, v *VolumeStats) {
 }
 
 func collectVolume(ch chan<- prometheus.Metric, v *VolumeStats) {
+	series(ch).gauge(volumeChief, truth(v.Coordinates), v.Name)
+	series(ch).gauge(volumeEpoch, float64(v.Epoch), v.Name)
 	for _, s := range states {
 		ch <- prometheus.MustNewConstMetric(volumeState, prometheus.GaugeValue, truth(s == v.State), v.Name, string(s))
 	}

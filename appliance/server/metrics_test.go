@@ -66,13 +66,13 @@ func registeredMetrics(t *testing.T, r *prometheus.Registry) map[string]string {
 
 // inPageOrder sorts labels as the page names them, from the general to the special.
 func inPageOrder(labels []string) []string {
-	order := []string{"volume", "path", "operation", "state", "what", "peer", "network", "family", "reason", "verdict", "call", "status", "version", "commit", "go", "node"}
+	order := []string{"member", "volume", "initiator", "target", "lun", "image", "kind", "outcome", "path", "operation", "state", "what", "peer", "network", "role", "interface", "family", "reason", "verdict", "call", "status", "version", "commit", "go", "node"}
 	slices.SortFunc(labels, func(a, b string) int { return slices.Index(order, a) - slices.Index(order, b) })
 	return labels
 }
 
 func described(c prometheus.Collector) (names []string) {
-	ch := make(chan *prometheus.Desc, 64)
+	ch := make(chan *prometheus.Desc, 128)
 	c.Describe(ch)
 	close(ch)
 	for d := range ch {

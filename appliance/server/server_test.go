@@ -180,9 +180,17 @@ func stats() Stats {
 	path := api.HeartbeatPath{Peer: "n2", Network: "Cluster", Family: "IPv6", State: "up", Last: 250 * time.Millisecond, Gaps: 3}
 	path.RTT[10], path.RTT[12] = 5, 1
 	beats := &HeartbeatStats{Kernel: true, Paths: []api.HeartbeatPath{path}, Refused: map[string]uint64{"forged": 2}, Verdicts: map[string]uint64{"node lost": 1}}
-	return Stats{Sessions: 3, PoolBytes: 1 << 20, Heartbeats: beats, Volumes: []VolumeStats{{
-		Name: "Volume1", State: api.Direct, Counters: api.Counters{DirectRead: api.Count{IOs: 5, Bytes: 20480}},
-	}}}
+	return Stats{
+		EachLUN:    []LUNStats{{Target: "iqn.t", Number: 3, Image: "Volume1/a.img", Size: 4096, Available: true}},
+		Initiators: []InitiatorStats{{Initiator: "iqn.i", Target: "iqn.t", Sessions: 2}},
+		Cluster:    &ClusterStats{Nodes: []NodeStats{{Name: "n2", State: api.NodeDown}}, Voters: 3, Living: 2},
+		Networks:   []NetworkStats{{Name: "Cluster", Role: "cluster", Metric: 100, State: api.NetworkPartitioned, Members: []api.NetworkMember{{Node: "n2", Interface: "eth0"}}}},
+		Backups:    []BackupStats{{Volume: "Volume1", Age: 60, Read: 4096}}, Events: map[string]uint64{"node.fenced": 1},
+		Fencings: map[string]uint64{"proven": 1}, Web: &WebStats{Sessions: 1},
+		Sessions: 3, PoolBytes: 1 << 20, Heartbeats: beats, Volumes: []VolumeStats{{
+			Name: "Volume1", State: api.Direct, Counters: api.Counters{DirectRead: api.Count{IOs: 5, Bytes: 20480}},
+		}},
+	}
 }
 
 // serve runs a Server over a fake on a unix socket.
@@ -396,6 +404,11 @@ func TestMetrics(t *testing.T) {
 		`lunar_volume_state{state="Direct",volume="Volume1"} 1`,
 		`lunar_volume_state{state="Paused",volume="Volume1"} 0`,
 		`lunar_iscsi_sessions 3`,
+		`lunar_lun_available{image="Volume1/a.img",lun="3",target="iqn.t"} 1`,
+		`lunar_cluster_node_up{member="n2",state="Down"} 0`,
+		`lunar_network_state{network="Cluster",state="Partitioned"} 1`,
+		`lunar_fencings_total{outcome="proven"} 1`,
+		`lunar_fencings_total{outcome="failed"} 0`,
 		`lunar_heartbeat_age_seconds{family="IPv6",network="Cluster",peer="n2"} 0.25`,
 		`lunar_heartbeats_total{family="IPv6",network="Cluster",peer="n2",what="missing"} 3`,
 		`lunar_heartbeat_rtt_seconds_bucket{family="IPv6",network="Cluster",peer="n2",le="2.048e-06"} 5`,
