@@ -155,3 +155,14 @@ func (q *TopQuery) Fill() error {
 	}
 	return nil
 }
+
+// ParseTopQuery reads what Values wrote, sets the defaults, and refuses what is out of bounds.
+func ParseTopQuery(v url.Values) (q TopQuery, err error) {
+	f := form{values: v}
+	q = TopQuery{Window: f.duration("window"), Limit: f.number("limit"), Order: TopOrder(v.Get("order"))}
+	if f.err != nil {
+		return q, f.err
+	}
+	err = q.Fill()
+	return q, err
+}

@@ -119,7 +119,9 @@ func (q *TraceQuery) Values() url.Values {
 		v.Set("lun", fmt.Sprint(*q.LUN))
 	}
 	v.Set("slowest", fmt.Sprint(q.Slowest))
-	v.Set("limit", fmt.Sprint(q.Limit))
+	if q.Limit != 0 {
+		v.Set("limit", fmt.Sprint(q.Limit))
+	}
 	v.Set("interval", q.Interval.String())
 	v.Set("for", q.For.String())
 	return v
@@ -134,4 +136,24 @@ func (c *Client) TraceIO(ctx context.Context, q TraceQuery, fn func(TraceIO) err
 		}
 		return fn(t)
 	})
+}
+
+// ParseTraceQuery reads what Values wrote, sets the defaults, and refuses what is out of bounds.
+func ParseTraceQuery(v url.Values) (q TraceQuery, err error) {
+	f := form{values: v}
+	q = TraceQuery{Volume: v.Get("volume"), Target: v.Get("target"), Slowest: f.number("slowest"), Limit: f.number("limit"),
+		Interval: f.duration("interval"), For: f.duration("for")}
+	if v.Get("lun") != "" {
+		n := f.number("lun")
+		if n < 0 || n > 0x3fff {
+			f.refuse("lun", v.Get("lun"), "a LUN")
+		}
+		lun := uint16(n)
+		q.LUN = &lun
+	}
+	if f.err != nil {
+		return q, f.err
+	}
+	err = q.Fill()
+	return q, err
 }

@@ -88,7 +88,7 @@ func applianceLayers() []Layer {
 func keepers() map[string][]string {
 	return map[string][]string{
 		"go.etcd.io/etcd":                     {"appliance/cluster", "appliance/daemon"},
-		"github.com/hanwen/go-fuse":           {"appliance/namespace"},
+		"github.com/hanwen/go-fuse":           {"appliance/namespace", "appliance/e2e"},
 		"github.com/cilium/ebpf":              {"bpf"},
 		"github.com/vishvananda/netlink":      {"netft", "appliance/e2e"},
 		"github.com/pawelgaczynski/giouring":  {"datapath/uring"},

@@ -29,6 +29,7 @@ type Config struct {
 	Fence    Fence   `toml:"fence"`
 	Cluster  Cluster `toml:"cluster"`
 	Network  Network `toml:"network"`
+	Trace    Trace   `toml:"trace"`
 	Web      Web     `toml:"web"`
 
 	Namespace Namespace `toml:"namespace"`
@@ -214,6 +215,7 @@ func Default() Config {
 		Fence:    Fence{AgentTimeout: Duration(time.Minute), InFlight: Duration(30 * time.Second), WatchdogTimeout: Duration(10 * time.Second)},
 		Cluster:  Cluster{Profile: ProfileDefault, Lease: Duration(2 * time.Second), Role: RoleNode},
 		Network:  Network{Profile: ProfileDefault, Port: 3343, BPF: BPFAuto},
+		Trace:    Trace{Commands: true, BPF: BPFAuto},
 
 		Namespace: Namespace{Mount: NamespaceAuto},
 	}

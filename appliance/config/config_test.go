@@ -40,6 +40,7 @@ func TestParseAllKeys(t *testing.T) {
 		Fence:   Fence{[]string{"/usr/sbin/fence", "-x"}, Duration(9 * time.Second), Duration(2 * time.Second), "/dev/watchdog", Duration(20 * time.Second)},
 		Cluster: Cluster{"192.0.2.1", "fast", Duration(5 * time.Second), "witness", []string{"https://192.0.2.2:2379"}, "/ca", "/cert", "/key"},
 		Network: Network{"fast", Duration(50 * time.Millisecond), 4, 3344, "off"},
+		Trace:   Trace{false, "off"},
 
 		Namespace: Namespace{"/n"}, Web: Web{"[::]:9443", "/wc", "/wk"},
 	}
@@ -87,6 +88,9 @@ profile = "fast"
 period = "50ms"
 missed = 4
 port = 3344
+bpf = "off"
+[trace]
+commands = false
 bpf = "off"
 [namespace]
 mount = "/n"

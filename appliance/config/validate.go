@@ -77,6 +77,7 @@ var checks = []check{
 	{"network.port", func(c *Config) (string, string) { return within(c.Network.Port, 1, 1<<16-1) }},
 	{"namespace.mount", namespaceMount},
 	{"network.bpf", func(c *Config) (string, string) { return oneOf(c.Network.BPF, BPFAuto, BPFOff) }},
+	{"trace.bpf", func(c *Config) (string, string) { return oneOf(c.Trace.BPF, BPFAuto, BPFOff) }},
 }
 
 // Validate returns the first rule that is broken, or nil. The error's File and Line are not set.

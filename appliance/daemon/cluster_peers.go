@@ -81,6 +81,7 @@ func (n *Node) peerAPI() http.Handler {
 	})
 	n.answerBackups(mux)
 	n.answerRepairs(mux)
+	n.answerTop(mux)
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if n.membership.Load() == nil {
 			n.tell(w, nil, api.Errorf(api.Unavailable, "node %s is still starting", n.name))

@@ -105,7 +105,9 @@ func (d *Daemon) openEngine(context.Context) (err error) {
 		o.Rings = min((runtime.NumCPU()+1)/2, uring.MaxRings) // the kernel's part of the work is as much
 	}
 	runtime.GOMAXPROCS(max(runtime.GOMAXPROCS(0), runtime.NumCPU()+o.Rings)) // busy rings keep theirs
-	d.engine, err = uring.Open(o)                                            //nolint:contextcheck // an engine outlives the call that opens it
+	d.node.tracing = d.node.newTracing(d.config.Trace, o.Rings)
+	o.Clock = d.node.tracing.ringClock
+	d.engine, err = uring.Open(o) //nolint:contextcheck // an engine outlives the call that opens it
 	d.node.engine, d.node.poolBytes = d.engine, o.PoolBytes
 	return err
 }
@@ -113,7 +115,7 @@ func (d *Daemon) openEngine(context.Context) (err error) {
 func (d *Daemon) openFront(context.Context) (err error) {
 	d.front, err = iscsi.New(iscsi.Options{
 		Lanes: lanes(d.engine), Buffers: d.engine.Pool(), MaxConnections: d.config.ISCSI.MaxConnections,
-		MaxPending: d.config.ISCSI.MaxPending, Log: d.log,
+		MaxPending: d.config.ISCSI.MaxPending, Log: d.log, Clock: d.node.tracing.frontClock,
 	})
 	d.reservations = newReservationStore(d.node)
 	d.node.front, d.node.reservations = d.front, d.reservations
@@ -123,7 +125,9 @@ func (d *Daemon) openFront(context.Context) (err error) {
 // openSockets listens everywhere, so that who connects while volumes are being mounted waits
 // instead of being refused.
 func (d *Daemon) openSockets(context.Context) (err error) {
-	d.listeners, err = d.listen()
+	if d.listeners, err = d.listen(); err == nil {
+		d.node.tracing.openKernel(d.config.Trace, d.listeners.portals)
+	}
 	return err
 }
 
@@ -133,7 +137,7 @@ func (d *Daemon) openAPI(ctx context.Context) error {
 	version.Node = d.config.Node.Name
 	s, err := server.New(server.Options{
 		Volumes: d.node, Images: d.node, Targets: d.node, Sessions: d.node, Events: d.node, Jobs: d.node,
-		Cluster: d.node, Nodes: d.node, Networks: d.node, Transfers: d.node, Backups: d.node,
+		Cluster: d.node, Nodes: d.node, Networks: d.node, Transfers: d.node, Backups: d.node, Traces: d.node,
 		Lines: d.node, Web: d.node, Stats: d.node.Stats, Version: version, Log: d.log,
 	})
 	if err != nil {
@@ -232,7 +236,7 @@ func (d *Daemon) Close(ctx context.Context) error {
 	}
 	d.node.sayStopping()
 	errs := []error{
-		d.closeFront(ctx), d.closeNamespace(ctx), d.closeAPI(ctx), d.closeVolumes(ctx), d.closeMembership(ctx), d.closeEngine(ctx),
+		d.closeFront(ctx), d.closeNamespace(ctx), d.closeAPI(ctx), d.closeVolumes(ctx), d.closeMembership(ctx), d.closeEngine(ctx), d.node.tracing.close(),
 	}
 	d.tasks.Wait()
 	if d.reservations != nil {

@@ -44,7 +44,7 @@ func (n *Node) openParts(ctx context.Context, r cluster.Volume, dev *device.Devi
 	p.forget = func() { n.forgetDevice(r.ID) }
 	p.vol, err = volume.Open(ctx, volume.Options{
 		Name: r.Name, Node: protocol.NodeID(n.name), Device: dev, Engine: n.engine, Log: n.log,
-		Fenced: func(err error) { n.fencedOff(r.ID, err) },
+		Fenced: func(err error) { n.fencedOff(r.ID, err) }, Clock: n.tracing.volumeClock(),
 	})
 	if err != nil {
 		p.forget()

@@ -76,6 +76,7 @@ type Options struct {
 	Networks  Networks
 	Transfers Transfers
 	Backups   Backups
+	Traces    Traces       // nil: I/O is not traced
 	Lines     Lines        // nil: a node's part in a volume is not switched
 	Web       Web          // nil: nobody signs in
 	Stats     func() Stats // for the metrics; called at each scrape

@@ -38,7 +38,7 @@ func (s *Server) webRoutes() []route {
 
 // allRoutes is the whole API of this node.
 func (s *Server) allRoutes() []route {
-	return slices.Concat(s.routes(), s.snapshotRoutes(), s.lineRoutes(), s.webRoutes())
+	return slices.Concat(s.routes(), s.snapshotRoutes(), s.lineRoutes(), s.webRoutes(), s.traceRoutes())
 }
 
 // Patterns are those of all calls, as http.ServeMux writes them.

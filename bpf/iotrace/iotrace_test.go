@@ -68,7 +68,7 @@ func readDirect(t *testing.T, f *os.File, times int) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer unix.Munmap(page) //nolint:errcheck // it is a mapping
+	defer unix.Munmap(page)
 	for i := range times {
 		if _, err := f.ReadAt(page, int64(i%16)*4096); err != nil {
 			t.Fatal(err)

@@ -82,7 +82,7 @@ func (c *cli) root() *cobra.Command {
 	}
 	root.PersistentFlags().StringVar(&c.socket, "socket", socket, "unix socket of the node, also LUNAR_SOCKET")
 	root.PersistentFlags().BoolVar(&c.json, "json", false, "print JSON")
-	root.AddCommand(c.clusterCommand(), c.nodeCommand(), c.networkCommand(), c.volumeCommand(), c.imageCommand(), c.snapshotCommand(), c.backupCommand(), c.targetCommand(), c.sessionCommand(), c.traceCommand(), c.systemCommand(), c.webCommand(), c.logCommand(), c.versionCommand())
+	root.AddCommand(c.clusterCommand(), c.nodeCommand(), c.networkCommand(), c.volumeCommand(), c.imageCommand(), c.snapshotCommand(), c.backupCommand(), c.targetCommand(), c.sessionCommand(), c.traceCommand(), c.systemCommand(), c.webCommand(), c.topCommand(), c.logCommand(), c.versionCommand())
 	return root
 }
 

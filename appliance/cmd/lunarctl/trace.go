@@ -14,7 +14,7 @@ import (
 )
 
 func (c *cli) traceCommand() *cobra.Command {
-	return noun("trace", "Look at what happens now", c.traceHeartbeat())
+	return noun("trace", "Look at what happens now", c.traceIO(), c.traceHeartbeat())
 }
 
 // The bounds of --interval.
