@@ -24,6 +24,7 @@ func (d *Daemon) openNamespace() {
 	}
 	ns, err := namespace.Mount(namespace.Options{
 		Mount: mount, Tree: tree{d.node}, Lanes: d.engine.Rings(), Post: d.node.post, Buffers: d.engine.Pool(), Log: d.log,
+		Watch: d.watchOnLane,
 	})
 	if err != nil {
 		d.log.Warn("the volumes are not shown as files", "error", err)
@@ -31,6 +32,14 @@ func (d *Daemon) openNamespace() {
 	}
 	d.namespace = ns
 	d.log.Info("the volumes are shown as files", "mount", mount)
+}
+
+func (d *Daemon) watchOnLane(lane, fd int, ready func()) (stop func(stopped func()), err error) {
+	w, err := d.engine.Ring(lane).Watch(fd, ready)
+	if err != nil {
+		return nil, err
+	}
+	return w.Stop, nil
 }
 
 func (d *Daemon) closeNamespace(ctx context.Context) error {

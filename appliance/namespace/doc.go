@@ -11,6 +11,10 @@
 // the mount point belongs to one node alone. The process must not use the mount itself: it would wait
 // for its own answer.
 //
-// Bounds: MaxInFlight I/Os, each of MaxIO bytes at most, are on lanes at once; others wait before them,
-// MaxRequestBytes of requests in all; what more there is waits in the kernel.
+// The kernel's requests are read on the last lane, if Options.Watch can wait for them there: package fusedev. A
+// read or write that needs nothing but the lane (express) is done and answered there; all others, and all without
+// a Watch, are goroutines of go-fuse.
+//
+// Bounds: MaxInFlight I/Os by goroutines, each of MaxIO bytes at most, and as many express ones, are on lanes at
+// once; others wait before them, MaxRequestBytes of requests in all; what more there is waits in the kernel.
 package namespace

@@ -10,6 +10,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 // fakeTree is a cluster in memory: two volumes, whose images are slices of bytes.
@@ -27,7 +29,8 @@ type fakeFile struct {
 	data    []byte
 	opens   int
 	flushes int
-	fail    error // of I/O
+	fail    error                     // of I/O
+	later   func(lane int, fn func()) // nil: I/O ends at once
 }
 
 func newFakeTree() *fakeTree {
@@ -168,7 +171,7 @@ func (f *fakeFile) Size() int64 {
 }
 
 // io runs an I/O as a volume does: whole sectors inside the image.
-func (f *fakeFile) io(off, n int64, done func(error), fn func(p []byte)) {
+func (f *fakeFile) io(lane int, off, n int64, done func(error), fn func(p []byte)) {
 	f.tree.mu.Lock()
 	err := f.fail
 	switch {
@@ -178,24 +181,29 @@ func (f *fakeFile) io(off, n int64, done func(error), fn func(p []byte)) {
 	default:
 		fn(f.data[off : off+n])
 	}
+	later := f.later
 	f.tree.mu.Unlock()
+	if later != nil {
+		later(lane, func() { done(err) })
+		return
+	}
 	done(err)
 }
 
-func (f *fakeFile) Read(_ int, p []byte, off int64, done func(error)) {
-	f.io(off, int64(len(p)), done, func(q []byte) { copy(p, q) })
+func (f *fakeFile) Read(lane int, p []byte, off int64, done func(error)) {
+	f.io(lane, off, int64(len(p)), done, func(q []byte) { copy(p, q) })
 }
 
-func (f *fakeFile) Write(_ int, p []byte, off int64, _ bool, done func(error)) {
-	f.io(off, int64(len(p)), done, func(q []byte) { copy(q, p) })
+func (f *fakeFile) Write(lane int, p []byte, off int64, _ bool, done func(error)) {
+	f.io(lane, off, int64(len(p)), done, func(q []byte) { copy(q, p) })
 }
 
-func (f *fakeFile) Unmap(_ int, off, n int64, done func(error)) {
-	f.io(off, n, done, func(q []byte) { clear(q) })
+func (f *fakeFile) Unmap(lane int, off, n int64, done func(error)) {
+	f.io(lane, off, n, done, func(q []byte) { clear(q) })
 }
 
-func (f *fakeFile) Flush(_ int, done func(error)) {
-	f.io(0, 0, done, func([]byte) { f.flushes++ })
+func (f *fakeFile) Flush(lane int, done func(error)) {
+	f.io(lane, 0, 0, done, func([]byte) { f.flushes++ })
 }
 
 // Mapped has each block of 4,096 bytes that is all zeroes as a hole.
@@ -260,4 +268,30 @@ func fakeLanes(t *testing.T, n int) func(int, func()) error {
 		all.Wait()
 	})
 	return func(lane int, fn func()) error { lanes[lane] <- fn; return nil }
+}
+
+// fakeWatch asks descriptors for input on a goroutine each.
+func fakeWatch(t *testing.T, post func(int, func()) error) func(int, int, func()) (func(func()), error) {
+	var all sync.WaitGroup
+	t.Cleanup(all.Wait)
+	return func(lane, fd int, ready func()) (func(func()), error) {
+		end := make(chan func(), 1)
+		all.Go(func() {
+			for {
+				select {
+				case stopped := <-end:
+					_ = post(lane, stopped)
+					return
+				default:
+				}
+				input := []unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}
+				if n, err := unix.Poll(input, 1); n > 0 && err == nil {
+					read := make(chan struct{})
+					_ = post(lane, func() { ready(); close(read) })
+					<-read
+				}
+			}
+		})
+		return func(stopped func()) { end <- stopped }, nil
+	}
 }

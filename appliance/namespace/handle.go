@@ -20,7 +20,11 @@ func (ns *Namespace) open(ctx context.Context, p place) (fs.FileHandle, uint32, 
 	if err != nil {
 		return nil, 0, ns.refuse("open", p, err)
 	}
-	return &handle{ns, f}, fuse.FOPEN_DIRECT_IO | fuse.FOPEN_PARALLEL_DIRECT_WRITES, 0
+	h := &handle{ns, f}
+	if ns.express != nil {
+		ns.express.note(ctx, h)
+	}
+	return h, fuse.FOPEN_DIRECT_IO | fuse.FOPEN_PARALLEL_DIRECT_WRITES, 0
 }
 
 // Read implements fs.FileReader.

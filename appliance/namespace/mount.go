@@ -14,6 +14,8 @@ import (
 	"github.com/hanwen/go-fuse/v2/fs"
 	"github.com/hanwen/go-fuse/v2/fuse"
 	"golang.org/x/sys/unix"
+
+	"lunar/appliance/namespace/fusedev"
 )
 
 // ErrNoFUSE means that this machine cannot mount by FUSE.
@@ -27,12 +29,13 @@ const (
 
 // Namespace is a mounted tree.
 type Namespace struct {
-	mount  string
-	log    *slog.Logger
-	tree   Tree
-	files  *files
-	bridge *bridge
-	served chan struct{} // closed when the kernel's requests have ended
+	mount   string
+	log     *slog.Logger
+	tree    Tree
+	files   *files
+	bridge  *bridge
+	express *express        // nil: go-fuse reads the requests itself
+	served  <-chan struct{} // closed when the kernel's requests have ended
 }
 
 // Mount shows the tree. What a daemon that was killed left mounted there is replaced. Close ends it.
@@ -48,7 +51,7 @@ func Mount(o Options) (*Namespace, error) {
 	}
 	o.Tree = steady{o.Tree}
 	ns := &Namespace{
-		mount: filepath.Clean(o.Mount), log: o.Log, tree: o.Tree, bridge: newBridge(&o), served: make(chan struct{}),
+		mount: filepath.Clean(o.Mount), log: o.Log, tree: o.Tree, bridge: newBridge(&o),
 		files: &files{tree: o.Tree, patience: cmp.Or(o.patience, busyPatience), open: map[place]*file{}},
 	}
 	if err := clearMount(ns.mount); err != nil {
@@ -57,31 +60,92 @@ func Mount(o Options) (*Namespace, error) {
 	if err := os.MkdirAll(ns.mount, folderMode); err != nil {
 		return nil, fmt.Errorf("namespace: %w", err)
 	}
-	server, err := ns.serve()
-	if err != nil {
+	if o.Watch != nil {
+		ns.express = newExpress(ns, o.Lanes-1)
+	}
+	if err := ns.serve(&o); err != nil {
 		return nil, fmt.Errorf("namespace: mount %s: %w", ns.mount, err)
 	}
-	go func() {
-		defer close(ns.served)
-		server.Serve()
-	}()
 	return ns, nil
 }
 
-// serve mounts. No process is started meanwhile: it would inherit the connection, which then would outlive
-// this process.
-func (ns *Namespace) serve() (*fuse.Server, error) {
+// serve mounts and has the requests served, on a lane if there is a Watch.
+func (ns *Namespace) serve(o *Options) (err error) {
 	logger := slog.NewLogLogger(ns.log.Handler(), slog.LevelDebug)
-	mount := fuse.MountOptions{
+	mount := &fuse.MountOptions{
 		AllowOther: true, Options: []string{"default_permissions"}, FsName: fsName, Name: fsName,
 		DirectMountStrict: true, DisableXAttrs: true, DisableReadDirPlus: true, DisableSplice: true,
 		MaxWrite: MaxIO, MaxBackground: maxBackground, CongestionThreshold: maxBackground, MaxInflightRequestBytes: MaxRequestBytes,
 		ExtraCapabilities: fuse.CAP_ASYNC_DIO, Logger: logger,
 	}
-	raw := fs.NewNodeFS(&root{fixed{ns: ns}}, &fs.Options{MountOptions: mount, Logger: logger})
+	raw := fuse.RawFileSystem(durable{fs.NewNodeFS(&root{fixed{ns: ns}}, &fs.Options{MountOptions: *mount, Logger: logger})})
+	if ns.express != nil {
+		ns.served, err = ns.serveOnLane(o, raw, mount)
+	} else {
+		ns.served, err = ns.serveByGoFuse(raw, mount)
+	}
+	return err
+}
+
+// serveByGoFuse leaves all to go-fuse's server. No process is started while it mounts: it would inherit the
+// connection, which then would outlive this process.
+func (ns *Namespace) serveByGoFuse(raw fuse.RawFileSystem, mount *fuse.MountOptions) (<-chan struct{}, error) {
 	syscall.ForkLock.RLock()
-	defer syscall.ForkLock.RUnlock()
-	return fuse.NewServer(durable{raw}, ns.mount, &mount)
+	server, err := fuse.NewServer(raw, ns.mount, mount)
+	syscall.ForkLock.RUnlock()
+	if err != nil {
+		return nil, err
+	}
+	served := make(chan struct{})
+	go func() {
+		defer close(served)
+		server.Serve()
+	}()
+	return served, nil
+}
+
+// serveOnLane reads the requests on the last lane: the first ones have more connections of initiators.
+func (ns *Namespace) serveOnLane(o *Options, raw fuse.RawFileSystem, mount *fuse.MountOptions) (<-chan struct{}, error) {
+	fd, err := mountDevice(ns.mount)
+	if err != nil {
+		return nil, err
+	}
+	server, err := fusedev.Serve(fusedev.Options{
+		FD: fd, Lane: oneLane{o, ns.express.lane}, Files: ns.express, FS: numbered{raw, ns.express}, Mount: mount,
+		Transfers: MaxInFlight, Requests: MaxRequestBytes / MaxIO, Log: ns.log,
+	})
+	if err != nil {
+		return nil, errors.Join(err, unix.Unmount(ns.mount, unix.MNT_FORCE|unix.MNT_DETACH))
+	}
+	return server.Done(), nil
+}
+
+// mountDevice mounts a new connection, and returns its descriptor.
+func mountDevice(path string) (int, error) {
+	fd, err := unix.Open(device, unix.O_RDWR|unix.O_NONBLOCK|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return -1, fmt.Errorf("open %s: %w", device, err)
+	}
+	options := fmt.Sprintf("fd=%d,rootmode=%o,user_id=%d,group_id=%d,max_read=%d,default_permissions,allow_other",
+		fd, unix.S_IFDIR, os.Geteuid(), os.Getegid(), MaxIO)
+	if err := unix.Mount(fsName, path, typeName, unix.MS_NOSUID|unix.MS_NODEV, options); err != nil {
+		return -1, errors.Join(err, unix.Close(fd))
+	}
+	return fd, nil
+}
+
+// oneLane is a lane as package fusedev wants it.
+type oneLane struct {
+	o    *Options
+	lane int
+}
+
+// Post implements fusedev.Lane.
+func (l oneLane) Post(fn func()) error { return l.o.Post(l.lane, fn) }
+
+// Watch implements fusedev.Lane.
+func (l oneLane) Watch(fd int, ready func()) (func(func()), error) {
+	return l.o.Watch(l.lane, fd, ready)
 }
 
 // Close unmounts, also while programs have files open: their calls fail from then on. It waits for the I/O

@@ -25,36 +25,55 @@ type bench struct {
 	tree *fakeTree
 	pool *fakePool
 	ns   *Namespace
+
+	onLane bool
+	post   func(int, func()) error // of the last mount
 }
 
-func newBench(t *testing.T) *bench {
+// byEachWay runs a test with the requests read on a lane, and by go-fuse's server.
+func byEachWay(t *testing.T, test func(t *testing.T, b *bench)) {
+	t.Helper()
+	for _, way := range []string{"lane", "go-fuse"} {
+		t.Run(way, func(t *testing.T) { test(t, newBench(t, way == "lane")) })
+	}
+}
+
+func newBench(t *testing.T, onLane bool) *bench {
 	t.Helper()
 	if os.Geteuid() != 0 {
 		t.Skip("mounting needs root")
 	}
-	b := &bench{t: t, dir: filepath.Join(t.TempDir(), "cs"), tree: newFakeTree(), pool: &fakePool{}}
+	b := &bench{t: t, onLane: onLane, dir: filepath.Join(t.TempDir(), "cs"), tree: newFakeTree(), pool: &fakePool{}}
 	b.ns = b.mount()
-	t.Cleanup(func() {
-		ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
-		defer cancel()
-		b.must(b.ns.Close(ctx))
-		if n := b.pool.inUse(); n != 0 {
-			t.Errorf("%d buffers are not back in the pool", n)
-		}
-	})
 	return b
 }
 
 func (b *bench) mount() *Namespace {
 	b.t.Helper()
-	ns, err := Mount(Options{
+	o := Options{
 		Mount: b.dir, Tree: b.tree, Lanes: b.tree.lanes, Post: fakeLanes(b.t, b.tree.lanes), Buffers: b.pool, patience: 250 * time.Millisecond,
-	})
+	}
+	b.post = o.Post
+	if b.onLane {
+		o.Watch = fakeWatch(b.t, o.Post)
+	}
+	ns, err := Mount(o)
 	if errors.Is(err, ErrNoFUSE) {
 		b.t.Skip(err)
 	}
 	b.must(err)
+	b.t.Cleanup(b.close) // before its lanes end
 	return ns
+}
+
+// close unmounts the last mount; it may be called again.
+func (b *bench) close() {
+	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+	defer cancel()
+	b.must(b.ns.Close(ctx))
+	if n := b.pool.inUse(); n != 0 {
+		b.t.Errorf("%d buffers are not back in the pool", n)
+	}
 }
 
 func (b *bench) must(err error) {
@@ -128,8 +147,9 @@ func pattern(n int, seed byte) []byte {
 	return p
 }
 
-func TestTree(t *testing.T) {
-	b := newBench(t)
+func TestTree(t *testing.T) { byEachWay(t, testTree) }
+
+func testTree(t *testing.T, b *bench) {
 	if got := b.names(""); !slices.Equal(got, []string{"Volume1", "Volume2"}) {
 		t.Errorf("volumes: %v", got)
 	}
@@ -155,8 +175,9 @@ func TestTree(t *testing.T) {
 }
 
 // TestChangesElsewhere has names and sizes change behind the kernel's back.
-func TestChangesElsewhere(t *testing.T) {
-	b := newBench(t)
+func TestChangesElsewhere(t *testing.T) { byEachWay(t, testChangesElsewhere) }
+
+func testChangesElsewhere(t *testing.T, b *bench) {
 	b.make("Volume1/x", pattern(4096, 1))
 	b.must(b.tree.Resize(t.Context(), "v1", "x", 8192))
 	if got := b.size("Volume1/x"); got != 8192 {
@@ -178,11 +199,12 @@ func TestChangesElsewhere(t *testing.T) {
 	}
 }
 
-func TestReadAndWrite(t *testing.T) {
+func TestReadAndWrite(t *testing.T) { byEachWay(t, testReadAndWrite) }
+
+func testReadAndWrite(t *testing.T, b *bench) {
+	want := pattern(3<<20, 3)
+	b.make("Volume1/x", want)
 	for _, direct := range []int{0, unix.O_DIRECT} {
-		b := newBench(t)
-		want := pattern(3<<20, 3)
-		b.make("Volume1/x", want)
 		fd := b.open("Volume1/x", unix.O_RDWR|direct)
 		got, err := unix.Mmap(-1, 0, 4<<20, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_ANON|unix.MAP_PRIVATE)
 		b.must(err)
@@ -209,8 +231,9 @@ func TestReadAndWrite(t *testing.T) {
 }
 
 // TestSharedByHandles has two who have the image open, which is open once.
-func TestSharedByHandles(t *testing.T) {
-	b := newBench(t)
+func TestSharedByHandles(t *testing.T) { byEachWay(t, testSharedByHandles) }
+
+func testSharedByHandles(t *testing.T, b *bench) {
 	b.make("Volume1/x", pattern(8192, 1))
 	one, two := b.open("Volume1/x", unix.O_RDWR), b.open("Volume1/x", unix.O_RDONLY)
 	_, err := unix.Pwrite(one, pattern(512, 9), 512)
@@ -239,8 +262,9 @@ func TestSharedByHandles(t *testing.T) {
 	b.must(unix.Unlink(b.path("Volume1/x")))
 }
 
-func TestSizes(t *testing.T) {
-	b := newBench(t)
+func TestSizes(t *testing.T) { byEachWay(t, testSizes) }
+
+func testSizes(t *testing.T, b *bench) {
 	b.make("Volume1/x", nil)
 	if got := b.size("Volume1/x"); got != 0 {
 		t.Errorf("a new file has %d bytes", got)
@@ -278,8 +302,9 @@ func TestSizes(t *testing.T) {
 	}
 }
 
-func TestHoles(t *testing.T) {
-	b := newBench(t)
+func TestHoles(t *testing.T) { byEachWay(t, testHoles) }
+
+func testHoles(t *testing.T, b *bench) {
 	b.make("Volume1/x", pattern(64<<10, 1))
 	fd := b.open("Volume1/x", unix.O_RDWR)
 	defer b.closeFD(fd)
@@ -298,8 +323,9 @@ func TestHoles(t *testing.T) {
 	b.wants(unix.EOPNOTSUPP, unix.Fallocate(fd, unix.FALLOC_FL_PUNCH_HOLE|unix.FALLOC_FL_KEEP_SIZE, 1, 100))
 }
 
-func TestRename(t *testing.T) {
-	b := newBench(t)
+func TestRename(t *testing.T) { byEachWay(t, testRename) }
+
+func testRename(t *testing.T, b *bench) {
 	b.make("Volume1/x", pattern(512, 1))
 	b.make("Volume1/y", nil)
 	b.must(b.tree.Create(t.Context(), "v1", "d/z"))
@@ -317,8 +343,9 @@ func TestRename(t *testing.T) {
 }
 
 // TestNotClaimed is the list in the manual.
-func TestNotClaimed(t *testing.T) {
-	b := newBench(t)
+func TestNotClaimed(t *testing.T) { byEachWay(t, testNotClaimed) }
+
+func testNotClaimed(t *testing.T, b *bench) {
 	b.make("Volume1/x", nil)
 	x, y := b.path("Volume1/x"), b.path("Volume1/y")
 	times := []unix.Timespec{{Sec: 1}, {Sec: 1}}
@@ -356,8 +383,9 @@ func TestNotClaimed(t *testing.T) {
 }
 
 // TestDurable counts the flushes: of fsync, of O_DSYNC and of RWF_DSYNC.
-func TestDurable(t *testing.T) {
-	b := newBench(t)
+func TestDurable(t *testing.T) { byEachWay(t, testDurable) }
+
+func testDurable(t *testing.T, b *bench) {
 	b.make("Volume1/x", pattern(4096, 1))
 	flushes := func() int {
 		b.tree.mu.Lock()
@@ -392,8 +420,9 @@ func TestDurable(t *testing.T) {
 	}
 }
 
-func TestErrors(t *testing.T) {
-	b := newBench(t)
+func TestErrors(t *testing.T) { byEachWay(t, testErrors) }
+
+func testErrors(t *testing.T, b *bench) {
 	b.make("Volume1/x", pattern(4096, 1))
 	fd := b.open("Volume1/x", unix.O_RDWR)
 	defer b.closeFD(fd)
@@ -421,8 +450,9 @@ func TestErrors(t *testing.T) {
 }
 
 // TestGone has an image that is lost, which has no size then: that is no end of a file.
-func TestGone(t *testing.T) {
-	b := newBench(t)
+func TestGone(t *testing.T) { byEachWay(t, testGone) }
+
+func testGone(t *testing.T, b *bench) {
 	b.make("Volume1/x", nil)
 	fd := b.open("Volume1/x", unix.O_RDONLY)
 	defer b.closeFD(fd)
@@ -439,8 +469,9 @@ func TestGone(t *testing.T) {
 }
 
 // TestPoolExhausted has an I/O wait for a buffer.
-func TestPoolExhausted(t *testing.T) {
-	b := newBench(t)
+func TestPoolExhausted(t *testing.T) { byEachWay(t, testPoolExhausted) }
+
+func testPoolExhausted(t *testing.T, b *bench) {
 	b.make("Volume1/x", pattern(4096, 1))
 	fd := b.open("Volume1/x", unix.O_RDWR)
 	defer b.closeFD(fd)
@@ -463,8 +494,9 @@ func TestPoolExhausted(t *testing.T) {
 }
 
 // TestReplacesStaleMount mounts where another is, as after a kill, and lets go of files that are open.
-func TestReplacesStaleMount(t *testing.T) {
-	b := newBench(t)
+func TestReplacesStaleMount(t *testing.T) { byEachWay(t, testReplacesStaleMount) }
+
+func testReplacesStaleMount(t *testing.T, b *bench) {
 	b.make("Volume1/x", pattern(4096, 1))
 	fd := b.open("Volume1/x", unix.O_RDWR)
 	defer func() { _ = unix.Close(fd) }() // its connection is gone
@@ -484,8 +516,9 @@ func TestReplacesStaleMount(t *testing.T) {
 }
 
 // TestCloseWithOpenFiles unmounts below a program.
-func TestCloseWithOpenFiles(t *testing.T) {
-	b := newBench(t)
+func TestCloseWithOpenFiles(t *testing.T) { byEachWay(t, testCloseWithOpenFiles) }
+
+func testCloseWithOpenFiles(t *testing.T, b *bench) {
 	b.make("Volume1/x", pattern(4096, 1))
 	fd := b.open("Volume1/x", unix.O_RDWR)
 	defer func() { _ = unix.Close(fd) }() // its connection is gone

@@ -12,7 +12,7 @@ import (
 // Bounds of the I/O.
 const (
 	MaxIO           = 1 << 20  // bytes of one request, and of one buffer
-	MaxInFlight     = 64       // I/Os on lanes
+	MaxInFlight     = 64       // I/Os on lanes; as many again that had to wait for something first
 	MaxRequestBytes = 96 << 20 // of requests that were read from the kernel; each counts MaxIO, whatever it holds
 	maxBackground   = 64       // asynchronous requests that the kernel gives at once
 )
@@ -78,7 +78,10 @@ type Options struct {
 	Lanes   int
 	Post    func(lane int, fn func()) error // runs fn on a lane
 	Buffers Buffers
-	Log     *slog.Logger // default slog.Default()
+	// Watch has ready called on a lane each time that fd may have become readable, until stop is called there, and
+	// stopped then. It is called on that lane. nil: go-fuse's server reads the requests, at a goroutine each.
+	Watch func(lane, fd int, ready func()) (stop func(stopped func()), err error)
+	Log   *slog.Logger // default slog.Default()
 
 	patience time.Duration // with what is busy; default busyPatience
 }
