@@ -21,7 +21,7 @@ func TestWebCallsExist(t *testing.T) {
 	n := &Node{}
 	s, err := server.New(server.Options{
 		Volumes: n, Images: n, Targets: n, Sessions: n, Events: n, Jobs: n, Cluster: n, Nodes: n, Networks: n, Transfers: n, Backups: n,
-		Lines: n, Web: n, Stats: n.Stats, Log: slog.New(slog.DiscardHandler),
+		Lines: n, Web: n, Traces: n, Stats: n.Stats, Log: slog.New(slog.DiscardHandler),
 	})
 	must(t, err)
 	all := s.Patterns()

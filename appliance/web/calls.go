@@ -27,6 +27,7 @@ var calls = []call{
 	{"GET /v1/sessions", api.WebReadOnly, false},
 	{"GET /v1/jobs", api.WebReadOnly, false},
 	{"GET /v1/backups", api.WebReadOnly, false},
+	{"GET /v1/top", api.WebReadOnly, true},
 	{"GET /v1/log", api.WebReadOnly, true},
 
 	{"POST /v1/cluster/validate", api.WebAdmin, false},

@@ -22,6 +22,7 @@ cp systemd/*.service systemd/*.socket systemd/*.target "$work/units/"
 cp README.md appliance/docs/*.md "$work/docs/"
 cp -r systemd/appliance "$work/"
 cp systemd/deb/lunard.toml "$work/"
+cp -r systemd/monitoring "$work/"
 
 cp systemd/deb/{copyright,rules,lunar.*,lunar-appliance.*} "$work/debian/"
 rm "$work"/debian/*.md

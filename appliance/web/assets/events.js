@@ -8,11 +8,11 @@ const grave = /lost|fenced|failed|suspect|evict|unavailable|shrank|refuse|gone|s
 const soft = /redirect|drain|paused|offline|partition|warn|maintenance/i;
 
 export function show(main, signal) {
-  let all = [], words = [], opened = false;
+  let all = [], words = [], opened = false, begun = false;
   const notes = h('div', {});
   const state = h('span', { class: 'tally', role: 'status' }, 'Reading …');
   const list = new List({
-    label: 'events', key: (e) => e.id, open: details, empty: () => (words.length ? 'No event matches.' : 'No events.'),
+    label: 'events', key: (e) => e.id, open: details, empty: () => (!begun ? 'Reading …' : words.length ? 'No event matches.' : 'No events.'),
     columns: [
       { name: 'Time', class: 'time', cell: (e) => when(e.time) },
       { name: 'Node', class: 'num', cell: (e) => e.node },
@@ -23,12 +23,12 @@ export function show(main, signal) {
   signal.addEventListener('abort', () => list.end());
   const draw = () => {
     const seen = all.filter((e) => matches(e.lower, words));
-    state.textContent = `${seen.length === all.length ? all.length : `${seen.length} of ${all.length}`} events${opened ? ', following' : ', not following'}`;
+    state.textContent = !begun ? 'Reading …' : `${seen.length === all.length ? all.length : `${seen.length} of ${all.length}`} events${opened ? ', following' : ', not following'}`;
     list.show(seen);
   };
   main.append(notes, h('div', { class: 'tools' }, search('events', (w) => { words = w; draw(); }), state), list.el);
   draw();
-  follow(signal, () => { all = []; opened = true; draw(); }, (more) => {
+  follow(signal, () => { all = []; opened = begun = true; draw(); }, (more) => {
     const n = all.length;
     more.forEach((e, i) => { e.id = `${e.time} ${e.kind} ${n + i}`; e.lower = `${e.node} ${e.kind} ${e.volume || ''} ${e.target || ''} ${e.text}`.toLowerCase(); });
     all = [...more.reverse(), ...all].slice(0, kept);

@@ -16,23 +16,25 @@ export function show(main, signal) {
   }, (e) => { if (e) fill(notes, problem(e)); });
 }
 
+const small = matchMedia('(max-width: 719px)');
 const short = (s, n) => (s.length > n ? `${s.slice(0, n - 1)}…` : s);
 
 // draw lays the map out on a grid of columns, one per node.
 function draw(cluster, networks, volumes) {
   const nodes = cluster.nodes;
-  const w = 168, gap = 24, x0 = 12;
+  const compact = small.matches;
+  const w = compact ? 104 : 168, gap = compact ? 9 : 24, x0 = compact ? 4 : 12;
   const width = Math.max(nodes.length * (w + gap) - gap, volumes.length * (w + gap) - gap, 340) + 2 * x0;
   const nx = (i, n) => x0 + (width - 2 * x0) * ((i + 0.5) / n);
   const busY = (i) => 26 + i * 44;
-  const nodeY = busY(networks.length) + 22, nodeH = 66;
-  const volumeY = nodeY + nodeH + 78, volumeH = 84;
+  const nodeY = busY(networks.length) + 22, nodeH = 72;
+  const volumeY = nodeY + nodeH + 78, volumeH = 90;
   const height = volumes.length ? volumeY + volumeH + 8 : nodeY + nodeH + 12;
   const wires = [], boxes = [];
   networks.forEach((net, i) => {
     const y = busY(i);
     wires.push(h('line', { x1: x0, x2: width - x0, y1: y, y2: y, class: `bus ${net.role === 'none' ? 'none' : tone(net.state)}` }));
-    boxes.push(h('text', { x: x0, y: y - 8, class: 'label' }, `${short(net.name, 26)} · metric ${net.metric} · ${net.role}`),
+    boxes.push(h('text', { x: x0, y: y - 8, class: 'label' }, `${short(net.name, compact ? 14 : 26)} · ${compact ? '' : 'metric '}${net.metric} · ${net.role}`),
       h('text', { x: width - x0, y: y - 8, class: `label end ${tone(net.state)}` }, net.state));
     for (const m of net.members) {
       const at = nodes.findIndex((n) => n.name === m.node);
@@ -42,7 +44,7 @@ function draw(cluster, networks, volumes) {
       wires.push(h('line', { x1: x, x2: x, y1: y, y2: nodeY, class: `drop ${ok}` }), h('circle', { cx: x, cy: y, r: 3.5, class: `tap ${ok}` }));
     }
   });
-  nodes.forEach((n, i) => boxes.push(box(nx(i, nodes.length), nodeY, w, nodeH, tone(n.state), n.name, [n.state + (n.role === 'witness' ? ' · witness' : ''),
+  nodes.forEach((n, i) => boxes.push(box(nx(i, nodes.length), nodeY, w, nodeH, tone(n.state), n.name, compact, [n.state + (n.role === 'witness' ? ' · witness' : ''),
     n.coordinates ? `coordinates ${n.coordinates}` : n.leader ? 'database leader' : n.vote], n.leader)));
   volumes.forEach((v, j) => {
     for (const p of v.nodes) {
@@ -55,8 +57,8 @@ function draw(cluster, networks, volumes) {
         h('title', {}, `${p.node} → ${v.name}: ${p.state}${p.reason ? ` (${p.reason})` : ''}${chief ? ', coordinator' : ''}`)));
       if (chief) boxes.push(h('rect', { x: a - 44, y: y1 + 8, width: 88, height: 18, rx: 9, class: 'tag' }), h('text', { x: a, y: y1 + 21, class: 'tagtext' }, 'coordinator'));
     }
-    boxes.push(box(nx(j, volumes.length), volumeY, w, volumeH, tone(v.state), v.name,
-      [v.coordinator ? `coordinator ${v.coordinator}` : 'no coordinator', `${v.state} here`, v.size ? `${bytes(v.free)} of ${bytes(v.size)} free` : 'size not known']));
+    boxes.push(box(nx(j, volumes.length), volumeY, w, volumeH, tone(v.state), v.name, compact,
+      [v.coordinator ? `${compact ? '' : 'coordinator '}${v.coordinator}${compact ? ' coordinates' : ''}` : 'no coordinator', `${v.state} here`, v.size ? compact ? `${bytes(v.free)} free` : `${bytes(v.free)} of ${bytes(v.size)} free` : 'size not known']));
   });
   const text = `${nodes.map((n) => `${n.name} ${n.state}`).join(', ')}; ${volumes.map((v) => `${v.name} coordinated by ${v.coordinator || 'nobody'}`).join(', ')}`;
   const svg = h('svg', { viewBox: `0 0 ${width} ${height}`, role: 'img', 'aria-label': text }, wires, boxes);
@@ -65,10 +67,11 @@ function draw(cluster, networks, volumes) {
   return [svg, h('ul', { class: 'key' }, [['good', 'direct, up'], ['warn', 'redirected, in part'], ['bad', 'down']].map(([c, t]) => h('li', { class: c }, h('i', {}), t)))];
 }
 
-function box(x, y, w, height, kind, name, linesOf, star) {
+function box(x, y, w, height, kind, name, compact, linesOf, star) {
+  const left = x - w / 2 + (compact ? 12 : 18);
   return h('g', { class: `box ${kind}` }, h('rect', { x: x - w / 2, y, width: w, height, rx: 9 }), h('rect', { x: x - w / 2, y, width: 5, height, rx: 2.5, class: 'edge' }),
-    h('text', { x: x - w / 2 + 18, y: y + 24, class: 'name' }, short(name, 16)), star ? h('text', { x: x + w / 2 - 12, y: y + 24, class: 'star' }, '★') : null,
-    linesOf.map((t, i) => h('text', { x: x - w / 2 + 18, y: y + 43 + i * 17, class: 'sub' }, short(t, 23))));
+    h('text', { x: left, y: y + 24, class: 'name' }, short(name, compact ? 10 : 16)), star ? h('text', { x: x + w / 2 - 12, y: y + 24, class: 'star' }, '★') : null,
+    linesOf.map((t, i) => h('text', { x: left, y: y + 43 + i * 17, class: 'sub' }, short(t, compact ? 15 : 23))));
 }
 
 function nodeTable(cluster) {
