@@ -261,7 +261,7 @@ func (r *repair) check(ctx context.Context, h *held) error {
 			return err
 		}
 	}
-	o := &overhaul{request: r.request, say: r.say, ctx: ctx, done: make(chan struct{})}
+	o := &overhaul{request: r.request, say: r.say, ctx: ctx, limit: waitLimit, done: make(chan struct{})}
 	if err := s.overhaulSoon(o); err != nil {
 		return err
 	}

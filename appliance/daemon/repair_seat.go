@@ -28,6 +28,7 @@ type overhaul struct {
 	request api.Repair
 	say     func(api.RepairStep) // does not block
 	ctx     context.Context      //nolint:containedctx // of who asked; a repair that has begun to write goes on without it
+	limit   time.Duration        // for how long I/O may wait, unless the request lets it wait
 	done    chan struct{}        // closed when the volume serves again, or did not come back
 
 	// Before done only for the seat.
@@ -136,7 +137,7 @@ func (o *overhaul) left() (d time.Duration, limited bool) {
 	if o.request.Wait || o.began.IsZero() {
 		return 0, false
 	}
-	return waitLimit - time.Since(o.began), true
+	return o.limit - time.Since(o.began), true
 }
 
 // waitLimit is for how long a check may have I/O wait: what a node does without a coordinator ends after a minute, and
@@ -157,10 +158,10 @@ func (s *seat) check(ctx context.Context, p *parts, t *cluster.Term, o *overhaul
 	looking, cancel := context.WithCancel(ctx)
 	defer cancel()
 	defer context.AfterFunc(o.ctx, cancel)() //nolint:contextcheck // who asked may end the check too
-	limit, limited := o.left()
-	if limited {
-		timer := time.AfterFunc(limit, cancel)
-		defer timer.Stop()
+	if limit, limited := o.left(); limited {
+		var end context.CancelFunc
+		looking, end = context.WithTimeout(looking, limit)
+		defer end()
 	}
 	began := time.Now()
 	found, err := coordinator.Check(looking, p.dev, o.told(phaseCheck))
@@ -169,7 +170,7 @@ func (s *seat) check(ctx context.Context, p *parts, t *cluster.Term, o *overhaul
 	case err != nil && ctx.Err() == nil && o.ctx.Err() != nil:
 		return api.Errorf(api.Failed, "the check was ended before it was whole: nothing was changed")
 	case err != nil && ctx.Err() == nil && looking.Err() != nil:
-		return api.Errorf(api.Refused, "the check was given up after %v: I/O waits for no longer than %v", took.Round(time.Second), waitLimit).
+		return api.Errorf(api.Refused, "the check was given up after %v: I/O waits for no longer than %v", took.Round(time.Second), o.limit).
 			WithHint("--wait lets I/O wait for as long as it takes: stop the machines first, their I/O fails after a minute")
 	case err != nil:
 		return err
@@ -207,7 +208,7 @@ func (s *seat) mayMend(p *parts, o *overhaul, check time.Duration) error {
 	left, limited := o.left()
 	if need := repairCosts*check + time.Second; limited && need > left {
 		return api.Errorf(api.Refused, "volume %s is damaged, and its repair may take %v: I/O waits for no longer than %v",
-			s.name(), need.Round(time.Second), waitLimit).
+			s.name(), need.Round(time.Second), o.limit).
 			WithHint("--wait lets I/O wait for as long as it takes: stop the machines first, their I/O fails after a minute")
 	}
 	return nil
