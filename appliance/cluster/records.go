@@ -21,6 +21,17 @@ type Volume struct {
 	Mending       *Mending  `json:"mending,omitempty"` // it is repaired, and not to be mounted before that is done
 
 	Hooks map[string]Hook `json:"hooks,omitempty"` // by the image's path
+
+	Unended []UnendedBackup `json:"unended,omitempty"`
+}
+
+// UnendedBackup is a backup that has a snapshot with a name of its own, and has not ended in order: the snapshot is to be
+// kept only then. Who coordinates the volume removes it when the backup's hold has gone.
+type UnendedBackup struct {
+	ID       string `json:"id"`
+	Snapshot string `json:"snapshot"` // its name; another one may have it later
+	Set      uint64 `json:"set"`      // what tells it from that one
+	Taken    int64  `json:"taken"`    // and when it was taken, nanoseconds since 1970
 }
 
 // Mending is a repair that has begun to write. Who coordinates the volume next ends it first.

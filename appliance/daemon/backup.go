@@ -240,7 +240,10 @@ func (b *backup) snapshot(ctx context.Context) error {
 	}
 	b.taken = true // also a try that fails may have made it
 	err = b.with(func(p *parts) error {
-		return b.take(ctx, p, paths)
+		if err := b.take(ctx, p, paths); err != nil || b.r.Snapshot == "" {
+			return err
+		}
+		return b.doubt(ctx, p)
 	})
 	slices.Sort(paths)
 	for _, path := range paths {
@@ -263,6 +266,19 @@ func (b *backup) take(ctx context.Context, p *parts, paths []string) (err error)
 	undo := func() error { return p.vol.DeleteSnapshot(context.WithoutCancel(ctx), name, "") }
 	b.hooks, b.warnings, err = b.node.quiesced(ctx, b.v, name, paths, take, undo)
 	return err
+}
+
+// doubt records that the snapshot stays only when the backup ends in order.
+func (b *backup) doubt(ctx context.Context, p *parts) error {
+	all, err := p.vol.Snapshots(ctx)
+	if err != nil {
+		return err
+	}
+	i := slices.IndexFunc(all, func(s protocol.Snapshot) bool { return s.Name == b.record.Snapshot })
+	if i < 0 {
+		return api.Errorf(api.Unavailable, "snapshot %s is gone again", b.record.Snapshot).WithHint("try again")
+	}
+	return b.node.beginUnended(ctx, b.v, cluster.UnendedBackup{ID: b.record.ID, Snapshot: b.record.Snapshot, Set: uint64(all[i].Set), Taken: all[i].Taken})
 }
 
 // unused refuses the name of a snapshot that is there, and the lack of the one that is compared with. Nobody else makes
@@ -431,14 +447,28 @@ func (b *backup) clear(ordered bool) error {
 	for _, im := range b.images {
 		errs = append(errs, im.close(ctx))
 	}
-	if b.taken && (b.r.Snapshot == "" || !ordered) {
-		errs = append(errs, absent(b.with(func(p *parts) error { return p.vol.DeleteSnapshot(ctx, b.record.Snapshot, "") })))
+	if b.taken {
+		errs = append(errs, b.settleSnapshot(ctx, ordered))
 	}
 	if b.hold != nil {
 		b.hold.end(ctx)
 		b.awaitAllowed(ctx)
 	}
 	return errors.Join(errs...)
+}
+
+// settleSnapshot removes the snapshot, or keeps it for good.
+func (b *backup) settleSnapshot(ctx context.Context, ordered bool) error {
+	if b.r.Snapshot == "" || !ordered {
+		if err := absent(b.with(func(p *parts) error { return p.vol.DeleteSnapshot(ctx, b.record.Snapshot, "") })); err != nil || b.r.Snapshot == "" {
+			return err
+		}
+		return b.node.endUnended(ctx, b.v, b.record.ID)
+	}
+	if err := b.node.endUnended(ctx, b.v, b.record.ID); err != nil {
+		return fmt.Errorf("snapshot %s may be removed, as that of a backup that was cut off: %w", b.record.Snapshot, err)
+	}
+	return nil
 }
 
 // absent is nil for what is not there.

@@ -3,8 +3,11 @@ package daemon
 import (
 	"context"
 	"errors"
+	"slices"
 	"strings"
 
+	"lunar/appliance/cluster"
+	"lunar/datapath/layout/protocol"
 	"lunar/datapath/volume"
 )
 
@@ -61,6 +64,10 @@ func (n *Node) sweepBackups(ctx context.Context, v *volumeState) error {
 	if err != nil {
 		return err
 	}
+	before, err := n.db.Volume(ctx, v.id)
+	if err != nil {
+		return err
+	}
 	e, err := n.elections(ctx)
 	if err != nil {
 		return err
@@ -82,7 +89,52 @@ func (n *Node) sweepBackups(ctx context.Context, v *volumeState) error {
 			}
 		}
 	}
+	return errors.Join(append(errs, n.sweepUnended(ctx, v, p, snapshots, before))...)
+}
+
+// sweepUnended removes the named snapshots of backups that have not ended in order. What the volume's record had of them
+// before it was known that no backup is under way, and has still, is of one that is dead.
+func (n *Node) sweepUnended(ctx context.Context, v *volumeState, p *parts, snapshots []protocol.Snapshot, before cluster.Volume) error {
+	now, err := n.db.Volume(ctx, v.id)
+	if err != nil {
+		return err
+	}
+	var errs []error
+	for _, u := range now.Unended {
+		if !slices.Contains(before.Unended, u) {
+			continue
+		}
+		isIt := func(s protocol.Snapshot) bool {
+			return s.Name == u.Snapshot && uint64(s.Set) == u.Set && s.Taken == u.Taken
+		}
+		if slices.ContainsFunc(snapshots, isIt) {
+			if err := absent(refusal(p.vol.DeleteSnapshot(ctx, u.Snapshot, ""))); err != nil {
+				errs = append(errs, err)
+				continue
+			}
+			n.log.Info("the snapshot of a backup that was cut off is removed", "volume", v.name(), "snapshot", u.Snapshot, "backup", u.ID)
+		}
+		errs = append(errs, n.endUnended(ctx, v, u.ID))
+	}
 	return errors.Join(errs...)
+}
+
+// beginUnended records that the snapshot of a backup is not to stay, before the backup has ended in order.
+func (n *Node) beginUnended(ctx context.Context, v *volumeState, u cluster.UnendedBackup) error {
+	_, err := n.db.UpdateVolume(ctx, v.id, func(r *cluster.Volume) error {
+		r.Unended = append(slices.DeleteFunc(r.Unended, func(o cluster.UnendedBackup) bool { return o.ID == u.ID }), u)
+		return nil
+	})
+	return err
+}
+
+// endUnended forgets it.
+func (n *Node) endUnended(ctx context.Context, v *volumeState, id string) error {
+	_, err := n.db.UpdateVolume(ctx, v.id, func(r *cluster.Volume) error {
+		r.Unended = slices.DeleteFunc(r.Unended, func(o cluster.UnendedBackup) bool { return o.ID == id })
+		return nil
+	})
+	return err
 }
 
 var errBackedUp = errors.New("a backup is under way")

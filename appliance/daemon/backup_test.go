@@ -18,6 +18,7 @@ import (
 	"time"
 
 	"lunar/appliance/api"
+	"lunar/appliance/cluster"
 	"lunar/datapath/coordinator"
 	"lunar/datapath/layout"
 	"lunar/datapath/volume"
@@ -143,6 +144,50 @@ func TestBackup(t *testing.T) {
 	b.attachedBackup(t)
 	b.limitedBackup(t)
 	b.stoppedBackup(t)
+	b.cutOffBackup(t)
+}
+
+// cutOffBackup has the database remember backups whose daemon was killed: their snapshots go, but not one that has only the name.
+func (b *bench) cutOffBackup(t *testing.T) {
+	t.Helper()
+	ctx, n := t.Context(), b.daemon.node
+	v := n.sortedVolumes()[0]
+	for _, name := range []string{"cutoff", "namesake"} {
+		_, err := b.snapshot(name, true)
+		must(t, err)
+	}
+	all, err := b.client.Snapshots(ctx, "Volume1")
+	must(t, err)
+	must(t, b.with(func(p *parts) error {
+		all, err := p.vol.Snapshots(ctx)
+		for _, s := range all {
+			u := cluster.UnendedBackup{ID: s.Name, Snapshot: s.Name, Set: uint64(s.Set), Taken: s.Taken}
+			switch s.Name {
+			case "cutoff":
+			case "namesake":
+				u.Taken--
+			default:
+				continue
+			}
+			err = errors.Join(err, n.beginUnended(ctx, v, u))
+		}
+		return err
+	}))
+	b.restart()
+	eventually(t, 20*time.Second, "the snapshot of a backup that was cut off is removed", func() bool {
+		left, err := b.client.Snapshots(ctx, "Volume1")
+		return err == nil && len(left) == len(all)-1
+	})
+	b.without("cutoff")
+	eventually(t, 20*time.Second, "nothing is recorded any more", func() bool {
+		record, err := b.daemon.node.db.Volume(ctx, v.id)
+		return err == nil && len(record.Unended) == 0
+	})
+}
+
+// with runs call with the volume's parts.
+func (b *bench) with(call func(*parts) error) error {
+	return b.daemon.node.on("Volume1", func(_ *volumeState, p *parts) error { return call(p) })
 }
 
 func (b *bench) fullBackup(t *testing.T) (copied string) {
