@@ -3,7 +3,7 @@
 // directly: what allocates, frees or unshares blocks, or has to be atomic.
 //
 // The mount is detached: it is in no mount namespace, and only this process's descriptors reach it.
-// All file work is relative to it by openat2(2), beneath its root, without symbolic links. Image
+// All file work is relative to it, beneath its root, without symbolic links or other mounts. Image
 // files are opened with O_DIRECT alone, because holders write to their blocks behind the page cache.
 //
 // The rules that make direct access beside a mounted file system defined, by the names of the

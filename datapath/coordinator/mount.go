@@ -30,6 +30,7 @@ type mount struct {
 	tree  *os.File // the mount; O_PATH
 	root  *os.File // its root folder
 	block int64    // the file system's block size
+	id    uint64   // of the mount, for the kernel
 
 	ending sync.Mutex // guards the descriptors' end against shutdown
 	closed bool
@@ -38,9 +39,6 @@ type mount struct {
 // fsconfigCreateExcl is FSCONFIG_CMD_CREATE_EXCL (kernel 6.6): fails when the file system is
 // mounted already instead of sharing it.
 const fsconfigCreateExcl = 8
-
-// beneath keeps a lookup inside the mount.
-const beneath = unix.RESOLVE_BENEATH | unix.RESOLVE_NO_SYMLINKS | unix.RESOLVE_NO_XDEV | unix.RESOLVE_NO_MAGICLINKS
 
 // attach mounts the device's file system so that no path leads to it.
 func attach(dev *device.Device, fs FSType, twin bool) (*mount, error) {
@@ -97,6 +95,11 @@ func kernelWords(ctxFd int) string {
 
 func newMount(fs FSType, tree *os.File) (*mount, error) {
 	m := &mount{fs: fs, tree: tree}
+	id, err := mountOf(int(tree.Fd()))
+	if err != nil {
+		return nil, errors.Join(err, tree.Close())
+	}
+	m.id = id
 	root, err := m.open(".", unix.O_RDONLY|unix.O_DIRECTORY, 0)
 	if err != nil {
 		return nil, errors.Join(err, tree.Close())
@@ -111,21 +114,6 @@ func newMount(fs FSType, tree *os.File) (*mount, error) {
 	}
 	m.block = st.Bsize
 	return m, nil
-}
-
-// open opens path beneath the root.
-func (m *mount) open(path string, flags uint64, mode uint64) (*os.File, error) {
-	how := unix.OpenHow{Flags: flags | unix.O_CLOEXEC, Mode: mode, Resolve: beneath}
-	for {
-		fd, err := unix.Openat2(int(m.tree.Fd()), path, &how)
-		switch {
-		case err == nil:
-			return os.NewFile(uintptr(fd), path), nil
-		case errors.Is(err, unix.EINTR) || errors.Is(err, unix.EAGAIN): // EAGAIN: a rename raced with the lookup
-			continue
-		}
-		return nil, err
-	}
 }
 
 // space tells the size and what is left.
