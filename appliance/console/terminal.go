@@ -29,7 +29,8 @@ func openTerminal(in, out *os.File) (*terminal, error) {
 	t.before = *modes
 	name, _ := os.Readlink(fmt.Sprintf("/proc/self/fd/%d", in.Fd()))
 	t.screen = len(name) > len("/dev/tty") && strings.HasPrefix(name, "/dev/tty") && name[len("/dev/tty")] >= '0' && name[len("/dev/tty")] <= '9'
-	return t, t.keys()
+	err = t.keys()
+	return t, err
 }
 
 // keys has each key come at once and unseen.

@@ -22,8 +22,8 @@ func publicKey(file string) (ed25519.PublicKey, error) {
 	if err != nil {
 		return nil, err
 	}
-	any, err := x509.ParsePKIXPublicKey(der)
-	if key, ok := any.(ed25519.PublicKey); ok && err == nil {
+	parsed, err := x509.ParsePKIXPublicKey(der)
+	if key, ok := parsed.(ed25519.PublicKey); ok && err == nil {
 		return key, nil
 	}
 	return nil, fmt.Errorf("%s is no ed25519 public key: make one with openssl pkey -pubout (%w)", file, err)
@@ -35,8 +35,8 @@ func SecretKey(file string) (ed25519.PrivateKey, error) {
 	if err != nil {
 		return nil, err
 	}
-	any, err := x509.ParsePKCS8PrivateKey(der)
-	if key, ok := any.(ed25519.PrivateKey); ok && err == nil {
+	parsed, err := x509.ParsePKCS8PrivateKey(der)
+	if key, ok := parsed.(ed25519.PrivateKey); ok && err == nil {
 		return key, nil
 	}
 	return nil, fmt.Errorf("%s is no ed25519 secret key: make one with openssl genpkey -algorithm ed25519 (%w)", file, err)

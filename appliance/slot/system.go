@@ -1,6 +1,7 @@
 package slot
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"io"
@@ -170,7 +171,7 @@ func (s *System) store(e *environment) error {
 	if _, err := p.ReadAt(tail, sectorSize); err != nil {
 		return fmt.Errorf("read the loader's environment block: %w", err)
 	}
-	if string(tail) != string(block[sectorSize:]) { // only a damaged block
+	if !bytes.Equal(tail, block[sectorSize:]) { // only a damaged block
 		if _, err := p.WriteAt(block[sectorSize:], sectorSize); err != nil {
 			return fmt.Errorf("write the loader's environment block: %w", err)
 		}

@@ -20,7 +20,7 @@ import (
 func (c *cli) systemCommand() *cobra.Command {
 	cmd := noun("system", "The appliance's image: its two slots, and updates",
 		c.verb("status", "Show both slots, and what the next boot does", 0, c.systemStatus),
-		c.systemUpdate(), c.systemRollback(), c.systemBundle(), c.systemConfirm(), c.systemConfigure(), c.systemConsole())
+		c.systemUpdate(), c.systemRollback(), c.systemBundle(), c.systemConfirm(), c.systemConfigure(), c.systemConsole(), c.systemFiles())
 	cmd.Long = "An appliance booted from an image has two slots, each with a whole system. An update is written to the one that is not\n" +
 		"booted and tried at the next boot. It stays when lunard becomes ready there, else the machine goes back by itself."
 	return cmd

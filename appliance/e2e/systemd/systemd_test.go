@@ -65,6 +65,7 @@ func TestManaged(t *testing.T) {
 	m.show("systemd-analyze security --no-pager lunard lunar-volume@Volume1 | grep Overall")
 	m.show("systemd-analyze verify --man=no /lib/systemd/system/lunar*")
 
+	m.step("files", func() { files(m) })
 	m.step("verbs", func() { verbs(m) })
 	m.step("journal", func() { journal(m) })
 	m.step("restart", func() { restart(m) })
@@ -83,6 +84,45 @@ func (m *machine) step(name string, do func()) {
 		m.t = t
 		do()
 	})
+}
+
+// files shows that the machine sees the volumes as files, while lunard runs, and that the unit's sandbox leaves lunard what
+// it needs.
+func files(m *machine) {
+	const whole = `test "$(head -c 4194304 /ClusterStorage/Volume1/vm.img | tr -d '\007' | wc -c)" = 0 && mountpoint -q /ClusterStorage`
+	seen := func() {
+		m.t.Helper()
+		m.wait("the image is a file", func() bool { _, err := m.try(whole); return err == nil })
+	}
+	seen()
+	m.sh("systemctl restart lunard")
+	seen()
+	m.sh("kill -9 " + m.unit("lunard.service", "MainPID"))
+	m.wait("another lunard", func() bool {
+		return m.unit("lunard.service", "NRestarts") != "0" && m.unit("lunard.service", "ActiveState") == "active"
+	})
+	seen()
+	m.show("grep ClusterStorage /proc/mounts; ls -l /ClusterStorage/Volume1; journalctl --no-pager -o cat -u lunard -g 'files below|registered|priority'")
+	m.sh("systemctl stop lunard")
+	m.sh("! mountpoint -q /ClusterStorage && test -z \"$(ls /ClusterStorage)\"")
+	m.sh("systemctl start lunard")
+	seen()
+	m.becomes(unit, "ActiveState", "active")
+	lacks := []string{"not scheduled in real time"}
+	if strings.Contains(m.sh("grep 'locked memory' /proc/1/limits; grep 'locked memory' /proc/$(systemctl show --value -p MainPID lunard)/limits"), "unlimited") {
+		lacks = append(lacks, "buffer pool not registered", "memory is not locked") // where this host lets a limit be raised
+	}
+	for _, words := range lacks {
+		if out, err := m.try("journalctl --no-pager -o cat -u lunard | grep -F '" + words + "'"); err == nil {
+			m.t.Errorf("lunard lacks something under the unit: %s", out)
+		}
+	}
+	// The guard's way to a real-time priority is sched_setattr(2), as is chrt's to a deadline; its way to the others is closed.
+	const confined = "systemd-run --quiet --wait -p RestrictRealtime=yes -p SystemCallFilter=@system-service -p SystemCallFilter=~@resources "
+	m.sh(confined + "-p SystemCallFilter=sched_setattr chrt -d --sched-runtime 1000000 --sched-deadline 10000000 --sched-period 10000000 0 true")
+	if _, err := m.try(confined + "-p SystemCallFilter=@resources chrt -f 10 true"); err == nil {
+		m.t.Error("sched_setscheduler(2) is open")
+	}
 }
 
 // verbs takes the volume off line and on line by systemctl, and by other ways.
