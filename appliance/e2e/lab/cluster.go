@@ -44,6 +44,7 @@ type ClusterNode struct {
 type ClusterConfig struct {
 	Nodes int
 	Size  int64  // of the LUN, bytes
+	Disk  bool   // the LUN lies in a file of the lab's folder, not in memory
 	Extra string // added to each node's configuration file
 	// Second is one more network. The cluster gives the nodes their addresses then, which both networks reach.
 	Second bool
@@ -77,7 +78,7 @@ func (l *Lab) Cluster(ctx context.Context, c ClusterConfig) (*Cluster, error) {
 	if err != nil {
 		return nil, err
 	}
-	loops, err := l.paths(c.Size, c.Nodes+1)
+	loops, err := l.paths(&c)
 	if err != nil {
 		return nil, err
 	}
@@ -98,40 +99,59 @@ func (l *Lab) Cluster(ctx context.Context, c ClusterConfig) (*Cluster, error) {
 	return out, err
 }
 
-// paths makes devices over one file in memory. The file cannot grow: a write past its end, which is where a cut
-// path leads, fails.
-func (l *Lab) paths(size int64, n int) ([]*Loop, error) {
-	if have := available(); have < 2*size {
-		return nil, fmt.Errorf("LUN: it needs up to %d bytes of memory, %d are free", size, have)
+// paths makes devices over one file, one for each node and one more.
+func (l *Lab) paths(c *ClusterConfig) ([]*Loop, error) {
+	open := inMemory
+	if c.Disk {
+		open = l.onDisk
 	}
-	name := fmt.Sprintf("lunar-lun-%d-%d", os.Getpid(), luns.Add(1))
-	fd, err := unix.MemfdCreate(name, unix.MFD_CLOEXEC|unix.MFD_ALLOW_SEALING)
+	file, err := open(c.Size)
 	if err != nil {
 		return nil, fmt.Errorf("LUN: %w", err)
 	}
-	memory := os.NewFile(uintptr(fd), name)
-	defer memory.Close() //nolint:errcheck // the devices have their own references
-	if err := memory.Truncate(size); err != nil {
-		return nil, fmt.Errorf("LUN: %w", err)
-	}
-	if _, err := unix.FcntlInt(memory.Fd(), unix.F_ADD_SEALS, unix.F_SEAL_GROW|unix.F_SEAL_SHRINK); err != nil {
-		return nil, fmt.Errorf("LUN: %w", err)
-	}
-	file, err := os.OpenFile(fmt.Sprintf("/proc/self/fd/%d", fd), os.O_RDWR, 0) // once more: only so it can do direct I/O
-	if err != nil {
-		return nil, fmt.Errorf("LUN: %w", err)
-	}
-	defer file.Close() //nolint:errcheck // as above
-	loops := make([]*Loop, n)
+	defer file.Close() //nolint:errcheck // the devices have their own references
+	loops := make([]*Loop, c.Nodes+1)
 	for i := range loops {
 		dev, err := attach(file, 512)
 		if err != nil {
 			return nil, fmt.Errorf("path to the LUN: %w", err)
 		}
-		loops[i] = &Loop{Path: dev.Name(), File: name, dev: dev}
+		loops[i] = &Loop{Path: dev.Name(), File: file.Name(), dev: dev}
 		l.own(loops[i].Close)
 	}
 	return loops, nil
+}
+
+// inMemory is a file that cannot grow: a write past its end, which is where a cut path leads, fails.
+func inMemory(size int64) (*os.File, error) {
+	if have := available(); have < 2*size {
+		return nil, fmt.Errorf("it needs up to %d bytes of memory, %d are free", size, have)
+	}
+	fd, err := unix.MemfdCreate(fmt.Sprintf("lunar-lun-%d-%d", os.Getpid(), luns.Add(1)), unix.MFD_CLOEXEC|unix.MFD_ALLOW_SEALING)
+	if err != nil {
+		return nil, err
+	}
+	memory := os.NewFile(uintptr(fd), "memory")
+	defer memory.Close() //nolint:errcheck // it is opened once more
+	if err := memory.Truncate(size); err != nil {
+		return nil, err
+	}
+	if _, err := unix.FcntlInt(memory.Fd(), unix.F_ADD_SEALS, unix.F_SEAL_GROW|unix.F_SEAL_SHRINK); err != nil {
+		return nil, err
+	}
+	return os.OpenFile(fmt.Sprintf("/proc/self/fd/%d", fd), os.O_RDWR, 0) // only so it can do direct I/O
+}
+
+// onDisk is a file all of whose blocks are there.
+func (l *Lab) onDisk(size int64) (*os.File, error) {
+	file, err := os.OpenFile(l.Path("lun"), os.O_RDWR|os.O_CREATE, 0o600)
+	if err != nil {
+		return nil, err
+	}
+	if err := unix.Fallocate(int(file.Fd()), 0, 0, size); err != nil {
+		return nil, errors.Join(err, file.Close())
+	}
+	return file, nil
 }
 
 // luns numbers the LUNs of this process.

@@ -35,17 +35,24 @@ type bench struct {
 	t   *testing.T
 	ctx context.Context //nolint:containedctx // of the test, whose helpers all need it
 	lab *lab.Lab
+
+	disk bool // the LUN lies on the disk, not in memory
 }
 
 func newBench(t *testing.T) *bench {
+	t.Helper()
+	return newBenchOn(t, false)
+}
+
+func newBenchOn(t *testing.T, disk bool) *bench {
 	t.Helper()
 	if _, err := os.Stat("/dev/fuse"); err != nil {
 		t.Skip(err)
 	}
 	ctx, l := labtest.Open(t, limit(), "qemu-io", "qemu-img", "fio", "mkfs.xfs", "xfs_repair", "ip")
-	b := &bench{t: t, ctx: ctx, lab: l}
+	b := &bench{t: t, ctx: ctx, lab: l, disk: disk}
 	var err error
-	b.Cluster, err = l.Cluster(ctx, lab.ClusterConfig{Extra: fmt.Sprintf("\n[namespace]\nmount = %q\n", l.Path(mount))})
+	b.Cluster, err = l.Cluster(ctx, lab.ClusterConfig{Disk: disk, Extra: fmt.Sprintf("\n[namespace]\nmount = %q\n", l.Path(mount))})
 	check(t, err)
 	check(t, b.Serve(ctx, imageSize))
 	return b

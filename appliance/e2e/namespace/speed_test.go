@@ -16,14 +16,14 @@ import (
 // speedBar is what a file of the namespace is to reach of a plain local XFS file's rate.
 const speedBar = 0.8
 
-// TestSpeed measures fio on a node that does not coordinate beside a plain XFS on a loop device over a file in
-// memory, as the nodes' LUN is; it runs with LUNAR_RUNS, the number of rounds.
+// TestSpeed measures fio on a node that does not coordinate beside a plain XFS on a loop device over a file of the
+// same kind as the nodes' LUN: in memory, or on the disk with LUNAR_DISK; it runs with LUNAR_RUNS, the number of rounds.
 func TestSpeed(t *testing.T) {
 	var rounds int
 	if _, err := fmt.Sscan(os.Getenv("LUNAR_RUNS"), &rounds); err != nil {
 		t.Skip("it measures: set LUNAR_RUNS to the number of rounds")
 	}
-	b := newBench(t)
+	b := newBenchOn(t, os.Getenv("LUNAR_DISK") != "")
 	_, others := b.roles()
 	paths := map[string]string{"namespace": b.at(others[0], "disk.img"), "xfs": b.peer()}
 	for _, path := range paths {
@@ -52,9 +52,11 @@ func TestSpeed(t *testing.T) {
 func (b *bench) peer() string {
 	b.t.Helper()
 	file := fmt.Sprintf("/dev/shm/lunar-speed-%d", os.Getpid())
-	check(b.t, os.WriteFile(file, nil, 0o600))
+	if b.disk {
+		file = b.lab.Path("peer.raw")
+	}
+	b.run("fallocate", "-l", fmt.Sprint(512*mib), file)
 	b.t.Cleanup(func() { _ = os.Remove(file) })
-	check(b.t, os.Truncate(file, 512*mib))
 	device := strings.TrimSpace(b.run("losetup", "--find", "--show", "--direct-io=on", file))
 	defer b.run("losetup", "--detach", device) // when it is unmounted
 	b.run("mkfs.xfs", "-q", device)
@@ -67,7 +69,7 @@ func (b *bench) peer() string {
 func (b *bench) rate(path, rw string) float64 {
 	b.t.Helper()
 	out := b.run("fio", "--name=speed", "--filename="+path, "--rw="+rw, "--bs=4k", "--ioengine=libaio", "--iodepth=32", "--direct=1",
-		fmt.Sprintf("--size=%d", imageSize), "--time_based", "--runtime=4", "--ramp_time=1", "--output-format=json")
+		fmt.Sprintf("--size=%d", imageSize), "--time_based", "--runtime=2", "--ramp_time=1", "--output-format=json")
 	var report struct {
 		Jobs []struct{ Read, Write struct{ IOPS float64 } }
 	}
