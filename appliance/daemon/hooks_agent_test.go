@@ -90,14 +90,14 @@ func (g *guest) alone() {
 	g.t.Helper()
 	text, err := os.ReadFile(filepath.Join(filepath.Dir(g.root), "mountinfo"))
 	must(g.t, err)
-	var real []string
+	var devices []string
 	for line := range strings.Lines(string(text)) {
 		if f := strings.Fields(line); !strings.HasPrefix(f[2], "0:") {
-			real = append(real, f[4])
+			devices = append(devices, f[4])
 		}
 	}
-	if len(real) != 1 || real[0] != "/disk" {
-		g.t.Fatalf("the agent would freeze %v", real)
+	if len(devices) != 1 || devices[0] != "/disk" {
+		g.t.Fatalf("the agent would freeze %v", devices)
 	}
 }
 

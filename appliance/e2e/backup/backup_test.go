@@ -191,10 +191,10 @@ func toolNeverEnds(ctx context.Context, t *testing.T, l *lab.Lab, c *lab.Cluster
 	reader.Kill()
 }
 
-// servingNodeKilled kills the daemon that coordinates and serves.
+// servingNodeKilled kills the daemon that coordinates and serves. The snapshot goes although it has a name of its own.
 func servingNodeKilled(ctx context.Context, t *testing.T, c *lab.Cluster) {
 	t.Helper()
-	b := begin(ctx, t, c.Nodes[0].Lunard, "--node", c.Nodes[2].Name)
+	b := begin(ctx, t, c.Nodes[0].Lunard, "--node", c.Nodes[2].Name, "--snapshot", "killed")
 	c.Nodes[2].Kill()
 	t.Logf("serving node killed: all was released after %v", awaitReleased(ctx, t, c.Nodes[0], b))
 	check(t, c.Nodes[2].Start(ctx))
