@@ -34,6 +34,7 @@ type Node struct {
 	database     databaseState
 	jobs         jobs
 	tallies      tallies
+	ledger       ledger
 	transfers    transfers
 	backups      backups
 	holds        ownHolds
@@ -41,7 +42,7 @@ type Node struct {
 	narrator     narrator
 	repairs      repairs
 	fabric       *fabric
-	tracing      *tracing              // nil until the engine is open
+	tracing      *tracing // nil until the engine is open
 	web          *webConsole
 	echoes       chan struct{}         // those that answer probes
 	networks     atomic.Pointer[known] // nil: not heard of yet, or in no cluster

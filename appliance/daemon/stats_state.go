@@ -67,11 +67,12 @@ func (n *Node) stateStats(s *server.Stats) {
 	s.Initiators = n.initiatorStats()
 	s.EachLUN = n.lunStats()
 	s.Web = n.web.stats()
+	ctx, cancel := context.WithTimeout(context.Background(), statsLimit)
+	defer cancel()
+	s.Commands = n.commandStats(ctx)
 	if n.db.InCluster() == "" {
 		return
 	}
-	ctx, cancel := context.WithTimeout(context.Background(), statsLimit)
-	defer cancel()
 	s.Cluster = n.clusterStats(ctx)
 	s.Networks = n.networkStats()
 }
@@ -102,7 +103,9 @@ func (n *Node) lunStats() []server.LUNStats {
 			out = append(out, one)
 		}
 	}
-	slices.SortFunc(out, func(a, b server.LUNStats) int { return cmp.Or(cmp.Compare(a.Target, b.Target), cmp.Compare(a.Number, b.Number)) })
+	slices.SortFunc(out, func(a, b server.LUNStats) int {
+		return cmp.Or(cmp.Compare(a.Target, b.Target), cmp.Compare(a.Number, b.Number))
+	})
 	return out
 }
 

@@ -27,7 +27,7 @@ import (
 const (
 	webConnections = 256
 	webAgain       = 2 * time.Second // after which it is tried again, where the address or the certificate was missing
-	webFile        = "web.pem"        // in the state directory: key and certificate
+	webFile        = "web.pem"       // in the state directory: key and certificate
 )
 
 // webConsole runs the console. It never keeps lunard from its work: what is wrong with it is logged and told, and tried again.

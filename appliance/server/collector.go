@@ -24,7 +24,8 @@ type Stats struct {
 
 	Heartbeats *HeartbeatStats // nil: the node is in no cluster
 
-	EachLUN        []LUNStats // by target and number
+	Commands       *CommandStats // nil: commands are not timed
+	EachLUN        []LUNStats    // by target and number
 	Initiators     []InitiatorStats
 	Cluster        *ClusterStats  // nil: the node is in no cluster, or nothing is known
 	Networks       []NetworkStats // likewise
@@ -119,6 +120,9 @@ func (c *collector) Describe(ch chan<- *prometheus.Desc) {
 	for _, d := range stateDescs {
 		ch <- d
 	}
+	for _, d := range commandDescs {
+		ch <- d
+	}
 }
 
 // Collect implements prometheus.Collector.
@@ -133,6 +137,7 @@ func (c *collector) Collect(ch chan<- prometheus.Metric) {
 	}
 	collectHeartbeats(ch, s.Heartbeats)
 	collectState(ch, &s)
+	collectCommands(ch, s.Commands)
 }
 
 func collectIO(ch chan<- prometheus.Metric, v *VolumeStats) {

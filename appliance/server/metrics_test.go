@@ -66,7 +66,7 @@ func registeredMetrics(t *testing.T, r *prometheus.Registry) map[string]string {
 
 // inPageOrder sorts labels as the page names them, from the general to the special.
 func inPageOrder(labels []string) []string {
-	order := []string{"member", "volume", "initiator", "target", "lun", "image", "kind", "outcome", "path", "operation", "state", "what", "peer", "network", "role", "interface", "family", "reason", "verdict", "call", "status", "version", "commit", "go", "node"}
+	order := []string{"member", "volume", "initiator", "target", "lun", "image", "kind", "outcome", "stage", "path", "operation", "state", "what", "peer", "network", "role", "interface", "family", "reason", "verdict", "call", "status", "version", "commit", "go", "node"}
 	slices.SortFunc(labels, func(a, b string) int { return slices.Index(order, a) - slices.Index(order, b) })
 	return labels
 }

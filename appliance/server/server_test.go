@@ -181,6 +181,13 @@ func stats() Stats {
 	path.RTT[10], path.RTT[12] = 5, 1
 	beats := &HeartbeatStats{Kernel: true, Paths: []api.HeartbeatPath{path}, Refused: map[string]uint64{"forged": 2}, Verdicts: map[string]uint64{"node lost": 1}}
 	return Stats{
+		Commands: &CommandStats{
+			Operations: []OperationStats{{Operation: "write", Times: api.Histogram{Count: 1, Sum: 3 * time.Millisecond, Buckets: [api.HistogramBuckets]uint64{12: 1}},
+				Slow: []SlowCommand{{Target: "iqn." + strings.Repeat("t", 220), LUN: 3, Initiator: "iqn.i", Took: 3 * time.Millisecond, At: time.Unix(1e9, 0)}}}},
+			Stages:     []StageStats{{Stage: "device"}},
+			LUNs:       []LUNCommands{{Target: "iqn.t", LUN: 3, Operation: "write", Commands: 7, Bytes: 4096}},
+			Initiators: []InitiatorCommands{{Initiator: "iqn.i", Operation: "write"}},
+		},
 		EachLUN:    []LUNStats{{Target: "iqn.t", Number: 3, Image: "Volume1/a.img", Size: 4096, Available: true}},
 		Initiators: []InitiatorStats{{Initiator: "iqn.i", Target: "iqn.t", Sessions: 2}},
 		Cluster:    &ClusterStats{Nodes: []NodeStats{{Name: "n2", State: api.NodeDown}}, Voters: 3, Living: 2},
@@ -409,6 +416,10 @@ func TestMetrics(t *testing.T) {
 		`lunar_network_state{network="Cluster",state="Partitioned"} 1`,
 		`lunar_fencings_total{outcome="proven"} 1`,
 		`lunar_fencings_total{outcome="failed"} 0`,
+		`lunar_lun_commands_total{lun="3",operation="write",target="iqn.t"} 7`,
+		`lunar_command_duration_seconds_bucket{operation="write",le="0.002097152"} 0`,
+		`lunar_command_duration_seconds_bucket{operation="write",le="0.004194304"} 1`,
+		`lunar_command_duration_seconds_sum{operation="write"} 0.003`,
 		`lunar_heartbeat_age_seconds{family="IPv6",network="Cluster",peer="n2"} 0.25`,
 		`lunar_heartbeats_total{family="IPv6",network="Cluster",peer="n2",what="missing"} 3`,
 		`lunar_heartbeat_rtt_seconds_bucket{family="IPv6",network="Cluster",peer="n2",le="2.048e-06"} 5`,
@@ -439,4 +450,24 @@ func FuzzDecode(f *testing.F) {
 			t.Fatalf("%q: %d", body, w.Code)
 		}
 	})
+}
+
+// TestExemplars: who asks for OpenMetrics is told which command was slow.
+func TestExemplars(t *testing.T) {
+	_, _, s := serve(t)
+	r := httptest.NewRequest(http.MethodGet, "/metrics", nil)
+	r.Header.Set("Accept", "application/openmetrics-text; version=1.0.0")
+	w := httptest.NewRecorder()
+	s.Metrics().ServeHTTP(w, r)
+	for line := range strings.Lines(w.Body.String()) {
+		if rest, ok := strings.CutPrefix(line, `lunar_command_duration_seconds_bucket{operation="write",le="0.004194304"} 1 # {`); ok {
+			for _, label := range []string{`initiator="iqn.i"`, `lun="3"`, `target="` + strings.Repeat("t", 40) + `"`, "} 0.003 1e+09\n"} {
+				if !strings.Contains(rest, label) {
+					t.Errorf("%s is not in %s", label, rest)
+				}
+			}
+			return
+		}
+	}
+	t.Errorf("no exemplar in %s", w.Body)
 }
