@@ -6,7 +6,7 @@ set -eu
 packages_of() {
 	case $1 in
 	build) echo gcc libc6-dev git clang-14 llvm-14 ;;
-	client) echo xfsprogs e2fsprogs mount util-linux qemu-utils qemu-block-extra qemu-system-common \
+	client) echo xfsprogs e2fsprogs mount util-linux qemu-utils qemu-block-extra qemu-system-common fdisk \
 		libnbd-bin libiscsi-bin fio fuse3 iproute2 qemu-guest-agent ;;
 	bench) echo gcc libc6-dev libiscsi-dev fio xfsprogs util-linux iproute2 ;;
 	guest) echo qemu-system-x86 openssl ;;

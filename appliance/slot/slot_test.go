@@ -18,6 +18,7 @@ import (
 	"time"
 
 	"go.uber.org/goleak"
+	"golang.org/x/sys/unix"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -468,5 +469,46 @@ func must(t *testing.T, err error) {
 	t.Helper()
 	if err != nil {
 		t.Fatal(err)
+	}
+}
+
+// TestDevices updates partitions that are block devices, and is refused one that is mounted.
+func TestDevices(t *testing.T) {
+	if os.Getuid() != 0 {
+		t.Skip("needs root, for loop devices")
+	}
+	d, all := newDisk(t), images(2)
+	d.fresh(all)
+	s := &System{Dir: t.TempDir(), Cmdline: "lunar.slot=a"}
+	loops := map[string]string{}
+	for name, at := range d.at {
+		out, err := exec.Command("losetup", "--find", "--show", "--offset", fmt.Sprint(at), "--sizelimit", fmt.Sprint(d.size[name]), d.file.Name()).Output()
+		must(t, err)
+		loops[name] = strings.TrimSpace(string(out))
+		t.Cleanup(func() { must(t, exec.Command("losetup", "--detach", loops[name]).Run()) })
+		must(t, os.Symlink(loops[name], filepath.Join(s.Dir, name)))
+	}
+	bundle := once(pack(t, all[1], "v1", nil))
+	holder, err := os.OpenFile(loops["b"], os.O_RDONLY|unix.O_EXCL, 0) // as a mount does
+	must(t, err)
+	if _, err := s.Update(t.Context(), bundle, nil); !errors.Is(err, unix.EBUSY) {
+		t.Errorf("a slot in use was written: %v", err)
+	}
+	must(t, holder.Close())
+	done := int64(0)
+	m, err := s.Update(t.Context(), bundle, func(n, _ int64) { done = n })
+	must(t, err)
+	if done != m.Size || d.holds("b", all) != "v1" {
+		t.Errorf("%d of %d bytes, %q", done, m.Size, d.holds("b", all))
+	}
+	if slot, version := d.boot(); slot != "b" || version != "v1" {
+		t.Errorf("booted %s %s", slot, version)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	b := &System{Dir: s.Dir, Cmdline: "lunar.slot=b"}
+	must(t, b.Confirm(t.Context(), "v1", ready))
+	if _, err := b.Update(ctx, bundle, nil); !errors.Is(err, context.Canceled) {
+		t.Errorf("an update went on after its end: %v", err)
 	}
 }
