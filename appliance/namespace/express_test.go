@@ -54,6 +54,23 @@ func TestExpress(t *testing.T) {
 	b.forgets()
 }
 
+// TestNoWatch has a lane that cannot wait for the device: go-fuse serves.
+func TestNoWatch(t *testing.T) {
+	b := newBench(t, false)
+	b.close()
+	ns, err := Mount(Options{
+		Mount: b.dir, Tree: b.tree, Lanes: b.tree.lanes, Post: b.post, Buffers: b.pool,
+		Watch: func(int, int, func()) (func(func()), error) { return nil, errors.New("no room") },
+	})
+	b.must(err)
+	b.ns = ns
+	b.make("Volume1/x", pattern(4096, 1))
+	if got := b.size("Volume1/x"); got != 4096 || b.ns.express != nil {
+		t.Errorf("size %d, express %v", got, b.ns.express)
+	}
+	b.close()
+}
+
 // forgets wants no handle to be left, soon: the kernel tells of a close(2) after it has returned.
 func (b *bench) forgets() {
 	b.t.Helper()

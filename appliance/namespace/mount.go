@@ -80,10 +80,13 @@ func (ns *Namespace) serve(o *Options) (err error) {
 	}
 	raw := fuse.RawFileSystem(durable{fs.NewNodeFS(&root{fixed{ns: ns}}, &fs.Options{MountOptions: *mount, Logger: logger})})
 	if ns.express != nil {
-		ns.served, err = ns.serveOnLane(o, raw, mount)
-	} else {
-		ns.served, err = ns.serveByGoFuse(raw, mount)
+		if ns.served, err = ns.serveOnLane(o, raw, mount); err == nil {
+			return nil
+		}
+		ns.log.Warn("programs' requests are not read on a lane, which is slower", "error", err)
+		ns.express = nil
 	}
+	ns.served, err = ns.serveByGoFuse(raw, mount)
 	return err
 }
 
