@@ -1,6 +1,7 @@
 package trace
 
 import (
+	"math/bits"
 	"sync/atomic"
 	"time"
 )
@@ -24,6 +25,7 @@ type Lane struct {
 	commands []command // by mark; 0 is none
 	free     uint32
 	current  uint32   // starts in this callback, and has made no I/O yet
+	starting uint32   // starts in this callback
 	fresh    []uint32 // have I/O that the kernel has not
 	reaped   int64    // when the present completions were reaped
 	sent     int64    // when the answers that end now were sent
@@ -84,11 +86,11 @@ func (l *Lane) Start(mark uint32) {
 		return
 	}
 	l.commands[mark].started = l.now()
-	l.current = mark
+	l.current, l.starting = mark, mark
 }
 
 // Left says that the device server has returned.
-func (l *Lane) Left() { l.current = 0 }
+func (l *Lane) Left() { l.current, l.starting = 0, 0 }
 
 // Take is the command whose first I/O begins, 0 for none.
 func (l *Lane) Take() uint32 {
@@ -104,10 +106,19 @@ func (l *Lane) Redirected(mark uint32) {
 	}
 }
 
-// Queued says that a command's I/O goes to the ring.
+// Queued says that a command's I/O goes to the ring. In the callback in which the command starts that is at once, since
+// nothing can have waited: the clock is not read again.
 func (l *Lane) Queued(mark uint32) {
-	if mark != 0 && l.commands[mark].queued == 0 {
-		l.commands[mark].queued = l.now()
+	if mark == 0 {
+		return
+	}
+	c := &l.commands[mark]
+	switch {
+	case c.queued != 0:
+	case l.starting == mark:
+		c.queued = c.started
+	default:
+		c.queued = l.now()
 	}
 }
 
@@ -147,8 +158,8 @@ func (l *Lane) Executed(mark uint32, status uint8) {
 	if mark == 0 {
 		return
 	}
-	if l.current == mark {
-		l.current = 0
+	if l.starting == mark {
+		l.current, l.starting = 0, 0
 	}
 	c := &l.commands[mark]
 	c.status = status
@@ -185,10 +196,9 @@ func (l *Lane) count(c *command, now int64) {
 	}
 	var p passed
 	c.split(&p, now)
-	for i, took := range p.took {
-		if p.has[i] {
-			s.counts.Stages[i].add(took)
-		}
+	for left := p.has; left != 0; left &= left - 1 {
+		i := bits.TrailingZeros8(left)
+		s.counts.Stages[i].add(p.took[i])
 	}
 	took := p.at - c.received
 	op := &s.counts.Ops[ops[c.opcode].kind]

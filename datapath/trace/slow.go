@@ -83,10 +83,10 @@ func (s *slowest) take(epoch time.Time) []Slow {
 		k := &s.kept[i]
 		out[i] = Slow{
 			Key: k.series.key, Received: epoch.Add(time.Duration(k.received)), Took: time.Duration(k.took), CDB: k.cdb, Bytes: int(k.bytes),
-			Status: k.status, Redirected: k.redirected, Passed: k.passed.has,
+			Status: k.status, Redirected: k.redirected,
 		}
 		for j, took := range k.passed.took {
-			out[i].Stages[j] = time.Duration(took)
+			out[i].Stages[j], out[i].Passed[j] = time.Duration(took), k.passed.has&(1<<j) != 0
 		}
 		k.series = nil
 	}

@@ -83,7 +83,7 @@ type command struct {
 // passed is the time that a command spent in each stage; has tells which it passed.
 type passed struct {
 	took [NumStages]int64
-	has  [NumStages]bool
+	has  uint8 // bit s: stage s
 	at   int64
 }
 
@@ -93,7 +93,8 @@ func (p *passed) until(s Stage, t int64) {
 		return
 	}
 	t = max(t, p.at)
-	p.took[s], p.has[s], p.at = t-p.at, true, t
+	p.took[s], p.at = t-p.at, t
+	p.has |= 1 << s
 }
 
 // split says how a command that was answered at now spent its time. What it did not pass is nothing.

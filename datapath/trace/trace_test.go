@@ -95,7 +95,7 @@ func TestStages(t *testing.T) {
 		op     Op
 	}{
 		{"device", 0x28, []func(uint32){direct(l, delay)}, Device, Read},
-		{"layout", 0x88, []func(uint32){slept, direct(l, 0)}, Layout, Read},
+		{"layout", 0x88, []func(uint32){func(uint32) { l.Left() }, slept, direct(l, 0)}, Layout, Read},
 		{"redirect", 0x2A, []func(uint32){redirected(l, delay)}, Redirect, Write},
 		{"answer", 0x28, []func(uint32){direct(l, 0), slept}, Answer, Read},
 		{"execute", 0x12, []func(uint32){slept}, Execute, Other},
@@ -396,5 +396,48 @@ func BenchmarkCommand(b *testing.B) {
 				l.Resumed()
 			}
 		})
+	}
+}
+
+// BenchmarkBatch is a direct read's share of what a batch of 16 costs.
+func BenchmarkBatch(b *testing.B) {
+	const batch = 16
+	tr := newOn(1)
+	l := tr.Lane(0)
+	n := l.Open("i", "t", 0)
+	c := cdb(0x28)
+	var marks [batch]uint32
+	for i := 0; b.Loop(); i++ {
+		at := i % batch
+		if at != 0 {
+			continue
+		}
+		came := l.Now()
+		for j := range marks {
+			marks[j] = l.Begin(n, came, &c, 4096, false)
+			l.Start(marks[j])
+			l.Take()
+			l.Queued(marks[j])
+			l.Issued(marks[j])
+			l.Left()
+		}
+		l.Entered()
+		l.Reaped()
+		for _, m := range marks {
+			l.Completed(m)
+			l.Executed(m, 0)
+		}
+		l.Sent()
+		for _, m := range marks {
+			l.End(m)
+		}
+		l.Resumed()
+	}
+}
+
+func BenchmarkClock(b *testing.B) {
+	l := newOn(1).Lane(0)
+	for b.Loop() {
+		l.now()
 	}
 }

@@ -98,10 +98,11 @@ func TestDeviceDelay(t *testing.T) {
 
 	const reads = 40
 	disk.delay.Store(int64(delay))
-	s := follow(ctx, t, client, api.TraceQuery{Volume: "Volume1", Slowest: 5}, func() { repeat(ctx, t, e, reads, "read -P 7 64k 4k") },
-		func(s *seen) bool { return s.count("device") >= reads && s.count("network") > 0 })
-	disk.delay.Store(0)
-	s.slowIn(t, "device", "block read", "io_uring read")
-	s.fastIn(t, "decode", "data", "layout", "queue", "redirect", "execute", "answer", "network")
-	s.told(t, "READ", "device")
+	hold(t, expected{
+		slow: []string{"device", "block read", "io_uring read"}, command: "READ", most: "device",
+		fast: []string{"decode", "data", "layout", "queue", "redirect", "execute", "answer", "network"},
+	}, func() *seen {
+		return follow(ctx, t, client, api.TraceQuery{Volume: "Volume1", Slowest: 5}, func() { repeat(ctx, t, e, reads, "read -P 7 64k 4k") },
+			func(s *seen) bool { return s.count("device") >= reads && s.count("network") > 0 })
+	})
 }

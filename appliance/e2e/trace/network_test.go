@@ -146,11 +146,13 @@ func TestNetworkDelay(t *testing.T) {
 	t.Cleanup(client.Close)
 
 	const writes = 20 // each of more than the initiator may send before it is asked
-	s := follow(ctx, t, client, api.TraceQuery{Slowest: 5}, func() { repeat(ctx, t, e, writes, "write -P 7 0 320k") },
-		func(s *seen) bool { return s.count("data") >= writes && s.count("network") > 20 })
-	s.slowIn(t, "data", "network")
-	s.fastIn(t, "decode", "layout", "queue", "device", "block write", "io_uring write", "redirect", "execute", "answer")
-	s.told(t, "WRITE", "data")
+	hold(t, expected{
+		slow: []string{"data", "network"}, command: "WRITE", most: "data",
+		fast: []string{"decode", "layout", "queue", "device", "block write", "io_uring write", "redirect", "execute", "answer"},
+	}, func() *seen {
+		return follow(ctx, t, client, api.TraceQuery{Slowest: 5}, func() { repeat(ctx, t, e, writes, "write -P 7 0 320k") },
+			func(s *seen) bool { return s.count("data") >= writes && s.count("network") > 20 })
+	})
 
 	top, err := client.Top(ctx, api.TopQuery{Window: api.MinTopWindow})
 	check(t, err)
