@@ -10,23 +10,22 @@ import (
 	"time"
 
 	"lunar/appliance/api"
+	"lunar/appliance/e2e/cluster/load"
 	"lunar/appliance/e2e/lab"
 )
 
 // TestBackupUnderLoad takes backups of all images while initiators write through all nodes, and has them end in every way.
 func TestBackupUnderLoad(t *testing.T) {
 	ctx, l, c := newCluster(t)
-	w := startWriters(ctx, t, c.Nodes)
-	w.goOn(t, 100)
+	w := startChains(ctx, t, c.Nodes)
+	check(t, w.GoOn(100))
 	fullBackup(ctx, t, c, w, l.Dir)
 	redirectedBackup(ctx, t, c, w)
 	coordinatorMoved(ctx, t, c, w)
 	requesterKilled(ctx, t, l, c, w)
 	toolNeverEnds(ctx, t, l, c, w)
-	w.finish()
-	for _, one := range w.all {
-		t.Logf("writer %d: %d records, the slowest took %v", one.id, one.last.Load(), one.slowest)
-	}
+	check(t, w.Finish())
+	t.Log(w)
 	servingNodeKilled(ctx, t, c)
 	check(t, c.Eject(ctx))
 	check(t, c.Stop())
@@ -34,7 +33,7 @@ func TestBackupUnderLoad(t *testing.T) {
 }
 
 // fullBackup copies all images by nbdcopy and by qemu-img, compares the copies, and looks for records that are missing.
-func fullBackup(ctx context.Context, t *testing.T, c *lab.Cluster, w *writing, dir string) {
+func fullBackup(ctx context.Context, t *testing.T, c *lab.Cluster, w *load.Chains, dir string) {
 	t.Helper()
 	asked, serving := c.Nodes[0], c.Nodes[1]
 	b := begin(ctx, t, asked.Lunard, "--node", serving.Name, "--snapshot", "full", "--wait", "30s")
@@ -57,18 +56,15 @@ func fullBackup(ctx context.Context, t *testing.T, c *lab.Cluster, w *writing, d
 	for i, im := range b.Images {
 		raw, qcow := filepath.Join(dir, fmt.Sprintf("i%d.raw", i)), filepath.Join(dir, fmt.Sprintf("i%d.qcow2", i))
 		tool(ctx, t, "nbdcopy", im.URI, raw)
-		w.goOn(t, 20)
+		check(t, w.GoOn(20))
 		tool(ctx, t, "qemu-img", "convert", "-f", "raw", "-O", "qcow2", im.URI, qcow)
 		tool(ctx, t, "qemu-img", "compare", "-f", "raw", "-F", "qcow2", raw, qcow)
 		data, err := os.ReadFile(raw)
 		check(t, err)
 		copies = append(copies, data)
 	}
-	for i := range writers {
-		last, err := judge(i, copies)
-		if err != nil || last == 0 {
-			t.Errorf("writer %d: last record %d, %v", i, last, err)
-		}
+	if err := w.Judge(copies); err != nil {
+		t.Error(err)
 	}
 	select {
 	case err := <-made:
@@ -101,7 +97,7 @@ func compareSnapshot(ctx context.Context, t *testing.T, n *lab.ClusterNode, name
 }
 
 // redirectedBackup has all nodes' I/O go through the coordinator, with the reason, and changes fail at once.
-func redirectedBackup(ctx context.Context, t *testing.T, c *lab.Cluster, w *writing) {
+func redirectedBackup(ctx context.Context, t *testing.T, c *lab.Cluster, w *load.Chains) {
 	t.Helper()
 	b := begin(ctx, t, c.Nodes[2].Lunard, "--redirect", "--wait", "0s")
 	for _, n := range c.Nodes {
@@ -110,7 +106,7 @@ func redirectedBackup(ctx context.Context, t *testing.T, c *lab.Cluster, w *writ
 			t.Errorf("node %s: reason %q, %v", n.Name, reason, err)
 		}
 	}
-	w.goOn(t, 20)
+	check(t, w.GoOn(20))
 	began := time.Now()
 	_, err := c.Nodes[1].Ctl(ctx, "image", "create", lab.ClusterVolume+"/no.img", "--size", "1MiB")
 	if err == nil || !strings.Contains(err.Error(), "backup "+b.ID+" on node "+b.Node) || !strings.Contains(err.Error(), "backup end") {
@@ -127,13 +123,13 @@ func redirectedBackup(ctx context.Context, t *testing.T, c *lab.Cluster, w *writ
 }
 
 // coordinatorMoved has another node coordinate the volume: the backup goes on, and changes stay suspended.
-func coordinatorMoved(ctx context.Context, t *testing.T, c *lab.Cluster, w *writing) {
+func coordinatorMoved(ctx context.Context, t *testing.T, c *lab.Cluster, w *load.Chains) {
 	t.Helper()
 	b := begin(ctx, t, c.Nodes[0].Lunard, "--wait", "0s")
 	before := filepath.Join(t.TempDir(), "before")
 	tool(ctx, t, "nbdcopy", b.Images[1].URI, before)
 	check(t, c.Move(ctx, c.Nodes[1]))
-	w.goOn(t, 20)
+	check(t, w.GoOn(20))
 	_, err := c.Nodes[2].Ctl(ctx, "image", "create", lab.ClusterVolume+"/no.img", "--size", "1MiB")
 	if err == nil || !strings.Contains(err.Error(), "backup "+b.ID+" on node "+c.Nodes[0].Name) {
 		t.Errorf("a change at the next coordinator: %v", err)
@@ -159,7 +155,7 @@ func awaitBackup(ctx context.Context, t *testing.T, n *lab.Lunard) (b api.Backup
 }
 
 // requesterKilled kills the command that a backup is attached to, while another node serves it and a tool reads.
-func requesterKilled(ctx context.Context, t *testing.T, l *lab.Lab, c *lab.Cluster, w *writing) {
+func requesterKilled(ctx context.Context, t *testing.T, l *lab.Lab, c *lab.Cluster, w *load.Chains) {
 	t.Helper()
 	asked := c.Nodes[0]
 	p, err := l.Start(filepath.Join(l.Bin, "lunarctl"), "--socket", asked.Socket, "backup", "begin", lab.ClusterVolume, "--attached", "--node", c.Nodes[2].Name)
@@ -167,21 +163,21 @@ func requesterKilled(ctx context.Context, t *testing.T, l *lab.Lab, c *lab.Clust
 	b := awaitBackup(ctx, t, c.Nodes[1].Lunard)
 	reader, err := l.Start("qemu-io", "-r", "-f", "raw", "-c", "sleep 60000", b.Images[0].URI)
 	check(t, err)
-	w.goOn(t, 20)
+	check(t, w.GoOn(20))
 	p.Kill()
 	t.Logf("requester killed: all was released after %v", awaitReleased(ctx, t, c.Nodes[1], b))
 	reader.Kill()
 }
 
 // toolNeverEnds leaves a backup to its limit while a tool has it open.
-func toolNeverEnds(ctx context.Context, t *testing.T, l *lab.Lab, c *lab.Cluster, w *writing) {
+func toolNeverEnds(ctx context.Context, t *testing.T, l *lab.Lab, c *lab.Cluster, w *load.Chains) {
 	t.Helper()
 	const last = 2 * time.Second
 	b := begin(ctx, t, c.Nodes[1].Lunard, "--limit", last.String())
 	began := time.Now()
 	reader, err := l.Start("qemu-io", "-r", "-f", "raw", "-c", "sleep 60000", b.Images[0].URI)
 	check(t, err)
-	w.goOn(t, 20)
+	check(t, w.GoOn(20))
 	awaitReleased(ctx, t, c.Nodes[0], b)
 	took := time.Since(began)
 	if took < last/2 {

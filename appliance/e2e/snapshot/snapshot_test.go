@@ -3,14 +3,11 @@ package snapshot
 import (
 	"bytes"
 	"context"
-	"encoding/binary"
 	"errors"
 	"fmt"
 	"os"
 	"slices"
 	"strconv"
-	"sync"
-	"sync/atomic"
 	"testing"
 	"time"
 
@@ -27,9 +24,7 @@ const (
 	patience  = 30 * time.Second // of one command
 	nodes     = 3
 	writers   = 2 * nodes
-	slots     = 64                     // of each writer in each image: older records are overwritten
-	region    = slots * load.Block * 4 // bytes of a writer in each image
-	record    = "RECORD"
+	region    = writers * load.ChainRegion // of each image: what the writers use
 )
 
 // bar is for how long a snapshot may hold I/O; CI may be busy with other things, and only finds what hangs.
@@ -70,90 +65,6 @@ func newCluster(t *testing.T) (context.Context, *lab.Cluster) {
 func image(i int) string  { return fmt.Sprintf("%s/i%d.img", lab.ClusterVolume, i) }
 func target(i int) string { return fmt.Sprintf("iqn.2026-01.lunar.test:i%d", i) }
 
-// writer writes numbered records through one node: each is durable before the next begins, in the next image.
-type writer struct {
-	id       int
-	sessions []*load.Session // one per image
-	last     atomic.Int64    // record that was acknowledged
-	slowest  time.Duration
-}
-
-func newWriter(ctx context.Context, id int, n *lab.ClusterNode) (*writer, error) {
-	w := &writer{id: id}
-	for i := range images() {
-		s, err := load.Login(ctx, n.Portal(), target(i), fmt.Sprintf("iqn.2026-01.lunar.test:writer-%d", id), uint32(id*1000+i+1), patience)
-		if err != nil {
-			return w, err
-		}
-		w.sessions = append(w.sessions, s)
-	}
-	return w, nil
-}
-
-// place is where a writer's record lies in its image.
-func place(writer int, n int64) int64 {
-	return int64(writer)*region + n/int64(images())%slots*load.Block*4
-}
-
-func content(writer int, n int64) []byte {
-	p := make([]byte, load.Block)
-	copy(p, record)
-	binary.LittleEndian.PutUint64(p[8:], uint64(writer))
-	binary.LittleEndian.PutUint64(p[16:], uint64(n))
-	return p
-}
-
-func (w *writer) run(stop <-chan struct{}) error {
-	for n := int64(1); ; n++ {
-		select {
-		case <-stop:
-			return nil
-		default:
-		}
-		began := time.Now()
-		if err := w.write(n); err != nil {
-			return fmt.Errorf("writer %d, record %d: %w", w.id, n, err)
-		}
-		w.slowest = max(w.slowest, time.Since(began))
-		w.last.Store(n)
-	}
-}
-
-func (w *writer) write(n int64) error {
-	s := w.sessions[n%int64(images())]
-	return do(s, load.Write(place(w.id, n), load.Block, true), content(w.id, n))
-}
-
-// do repeats what a unit attention has interrupted.
-func do(s *load.Session, cdb, out []byte) error {
-	for try := 0; ; try++ {
-		a, err := s.Do(cdb, out, 0)
-		if err != nil {
-			return err
-		}
-		if err := a.Err(); err == nil || a.Key() != 6 || try > 8 {
-			return err
-		}
-	}
-}
-
-// judge looks for records in the images of a snapshot whose predecessor is missing.
-func judge(writer int, content [][]byte) (last int64, err error) {
-	at := func(n int64) int64 {
-		return int64(binary.LittleEndian.Uint64(content[n%int64(images())][place(writer, n)+16:]))
-	}
-	all := int64(images() * slots)
-	for n := range all {
-		last = max(last, at(n))
-	}
-	for n := last; n > max(0, last-all); n-- {
-		if got := at(n); got != n {
-			return last, fmt.Errorf("writer %d: record %d is there, and its predecessor %d is not: %d", writer, last, n, got)
-		}
-	}
-	return last, nil
-}
-
 // TestSnapshotsUnderLoad takes snapshots of several images while initiators write through all nodes.
 func TestSnapshotsUnderLoad(t *testing.T) {
 	ctx, c := newCluster(t)
@@ -162,75 +73,44 @@ func TestSnapshotsUnderLoad(t *testing.T) {
 		check(t, c.Export(ctx, image(i), target(i), imageSize))
 		names = append(names, image(i))
 	}
-	all, finish := startWriters(ctx, t, c)
+	w := startChains(ctx, t, c)
 	var holds []time.Duration
 	const taken = 3
 	for s := range taken {
-		awaitRecords(t, all, int64(images()*10*(s+1)))
+		check(t, w.GoOn(int64(images()*10)))
 		set, err := c.Nodes[s%nodes].API.CreateSnapshot(ctx, api.CreateSnapshot{Images: names, Name: fmt.Sprint("s", s)})
 		check(t, err)
 		holds = append(holds, time.Duration(set.HoldNS))
 	}
-	awaitRecords(t, all, int64(images()*10*(taken+1)))
-	finish()
+	check(t, w.GoOn(int64(images()*10)))
+	check(t, w.Finish())
 	slices.Sort(holds)
 	t.Logf("%d images, %d writers on %d nodes: I/O was held for %v (bar %v)", images(), writers, nodes, holds, bar())
 	if worst := holds[len(holds)-1]; worst > bar() {
 		t.Errorf("I/O was held for %v", worst)
 	}
-	for _, w := range all {
-		t.Logf("writer %d: %d records, the slowest took %v", w.id, w.last.Load(), w.slowest)
-	}
+	t.Log(w)
 	for s := range taken {
-		judgeSnapshot(ctx, t, c, s)
+		judgeSnapshot(ctx, t, c, w, s)
 	}
 	judgeThroughFailover(ctx, t, c)
 	finishClean(ctx, t, c)
 }
 
-func startWriters(ctx context.Context, t *testing.T, c *lab.Cluster) (all []*writer, finish func()) {
+func startChains(ctx context.Context, t *testing.T, c *lab.Cluster) *load.Chains {
 	t.Helper()
-	for i := range writers {
-		w, err := newWriter(ctx, i, c.Nodes[i%nodes])
-		check(t, err)
-		all = append(all, w)
+	var targets []string
+	for i := range images() {
+		targets = append(targets, target(i))
 	}
-	stop := make(chan struct{})
-	var running sync.WaitGroup
-	for _, w := range all {
-		running.Go(func() {
-			if err := w.run(stop); err != nil {
-				t.Error(err)
-			}
-		})
-	}
-	end := sync.OnceFunc(func() {
-		close(stop)
-		running.Wait()
-		for _, w := range all {
-			for _, s := range w.sessions {
-				s.Close()
-			}
-		}
-	})
-	t.Cleanup(end)
-	return all, end
-}
-
-func awaitRecords(t *testing.T, all []*writer, more int64) {
-	t.Helper()
-	check(t, lab.Poll(time.Minute, func() error {
-		for _, w := range all {
-			if w.last.Load() < more {
-				return fmt.Errorf("writer %d: %d records, not %d", w.id, w.last.Load(), more)
-			}
-		}
-		return nil
-	}))
+	w, err := load.StartChains(ctx, writers, targets, c.Nodes...)
+	check(t, err)
+	t.Cleanup(func() { _ = w.Finish() })
+	return w
 }
 
 // judgeSnapshot reads a snapshot's images through a node, by clones.
-func judgeSnapshot(ctx context.Context, t *testing.T, c *lab.Cluster, s int) {
+func judgeSnapshot(ctx context.Context, t *testing.T, c *lab.Cluster, w *load.Chains, s int) {
 	t.Helper()
 	var all [][]byte
 	for i := range images() {
@@ -239,14 +119,8 @@ func judgeSnapshot(ctx context.Context, t *testing.T, c *lab.Cluster, s int) {
 		check(t, err)
 		all = append(all, data)
 	}
-	for w := range writers {
-		last, err := judge(w, all)
-		if err != nil {
-			t.Errorf("snapshot s%d: %v", s, err)
-		}
-		if last == 0 {
-			t.Errorf("snapshot s%d has no record of writer %d", s, w)
-		}
+	if err := w.Judge(all); err != nil {
+		t.Errorf("snapshot s%d: %v", s, err)
 	}
 }
 
@@ -312,7 +186,7 @@ func read(ctx context.Context, n *lab.ClusterNode, target string) (data []byte, 
 	}
 	defer s.Close()
 	const part = 64 << 10
-	for off := int64(0); off < writers*region; off += part {
+	for off := int64(0); off < region; off += part {
 		var a load.Answer
 		for try := 0; try < 8; try++ {
 			if a, err = s.Do(load.Read(off, part), nil, part); err != nil || a.Key() != 6 {
