@@ -40,6 +40,7 @@ func TestBar(t *testing.T) {
 		{"slower", "tgtd-rdwr", Sample{IOPS: 9, CPU: 1}, Sample{IOPS: 10, CPU: 2}, "missed: [IOPS ≥ 1]"},
 		{"too much CPU", "tgtd-aio", Sample{IOPS: 11, CPU: 1}, Sample{IOPS: 10, CPU: 1.9}, "missed: [CPU ≥ 2.0]"},
 		{"no bar", "gotgt", Sample{IOPS: 1, CPU: 9}, Sample{IOPS: 10, CPU: 1}, ""},
+		{"no peer", "floor-ring", Sample{IOPS: 1, CPU: 9}, Sample{IOPS: 10, CPU: 1}, ""},
 	}
 	for _, c := range cases {
 		if got := bar(read4k, c.peer, c.mine, c.theirs); got != c.want {
@@ -55,5 +56,28 @@ func TestLoads(t *testing.T) {
 	}
 	if got, want := all[0].String(), "4k random read QD1 ×1"; got != want {
 		t.Errorf("got %q, want %q", got, want)
+	}
+}
+
+func TestFloorTakes(t *testing.T) {
+	cases := []struct {
+		target      string
+		depth       int
+		connections int
+		want        bool
+	}{
+		{"lunard", 32, 8, true},
+		{"floor-ring", 1, 8, true},
+		{"floor-ring", 2, 1, false},
+		{"floor-ring", 1, 65, false},
+		{"floor-pread", 1, 1, true},
+		{"floor-pread", 1, 8, false},
+		{"floor-null", 1, 8, false},
+	}
+	for _, c := range cases {
+		err := takes(c.target, Load{Depth: c.depth, Connections: c.connections})
+		if (err == nil) != c.want {
+			t.Errorf("%s, depth %d, %d connections: %v", c.target, c.depth, c.connections, err)
+		}
 	}
 }

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"os"
 	"os/signal"
+	"path/filepath"
 	"regexp"
 	"slices"
 	"strconv"
@@ -46,9 +47,9 @@ func parse(args []string) (options, error) {
 	var connections, targets, only string
 	flags := flag.NewFlagSet("bench", flag.ExitOnError)
 	flags.StringVar(&o.bin, "bin", "build/bin", "`folder` of lunard, lunarctl and gotgt")
-	flags.StringVar(&o.source, "client", "appliance/bench/client/client.c", "`path` of the client's source")
+	flags.StringVar(&o.source, "source", "appliance/bench", "`folder` of the C programs' sources")
 	flags.StringVar(&o.dir, "dir", os.TempDir(), "`folder` for the disks, 3 GiB each")
-	flags.StringVar(&targets, "targets", "lunard,tgtd-aio,tgtd-rdwr,gotgt", "comma-separated `names`; lunard=FOLDER is another build of lunard")
+	flags.StringVar(&targets, "targets", "lunard,tgtd-aio,tgtd-rdwr,gotgt", "comma-separated `names`; lunard=FOLDER is another build of lunard; floor-pread, floor-ring and floor-null bound what any target can do at depth 1 (pread, null: one connection)")
 	flags.StringVar(&connections, "connections", "1,8", "comma-separated `numbers`")
 	flags.StringVar(&only, "loads", "", "`expression` that the names of the loads match, such as \"4k .* QD1 \"")
 	flags.IntVar(&o.rounds, "rounds", 3, "`number` of rounds")
@@ -85,13 +86,17 @@ func bench(ctx context.Context, o options) (err error) {
 	}
 	defer func() { err = errors.Join(err, l.Close()) }()
 	client := l.Path("client")
-	if err := buildClient(ctx, o.source, client); err != nil {
+	if err := compile(ctx, filepath.Join(o.source, "client", "client.c"), client, "-liscsi"); err != nil {
 		return err
 	}
 	if o.growth {
 		return grow(ctx, l, client, o.seconds)
 	}
-	f := field{lab: l}
+	order, err := o.order()
+	if err != nil {
+		return err
+	}
+	f := field{lab: l, source: o.source}
 	defer func() { err = errors.Join(err, f.close()) }()
 	if err := f.start(ctx, o.targets); err != nil {
 		return err
@@ -99,7 +104,6 @@ func bench(ctx context.Context, o options) (err error) {
 	if err := fill(ctx, client, f.targets); err != nil {
 		return err
 	}
-	order := slices.DeleteFunc(loads(o.connections), func(l Load) bool { return !o.only.MatchString(l.String()) })
 	results, err := rounds(ctx, o, client, f.targets, order)
 	if err != nil {
 		return err
@@ -112,10 +116,26 @@ func bench(ctx context.Context, o options) (err error) {
 	return nil
 }
 
+// order is the loads that were asked for.
+func (o options) order() ([]Load, error) {
+	order := slices.DeleteFunc(loads(o.connections), func(l Load) bool { return !o.only.MatchString(l.String()) })
+	for _, l := range order {
+		for _, target := range o.targets {
+			if err := takes(target, l); err != nil {
+				return nil, err
+			}
+		}
+	}
+	return order, nil
+}
+
 // fill writes each LUN once, so that reads reach the disk and writes find their blocks allocated.
 func fill(ctx context.Context, client string, targets []Target) error {
-	load := Load{Write: true, Block: 1 << 20, Depth: 8, Connections: 1}
 	for _, t := range targets {
+		load := Load{Write: true, Block: 1 << 20, Depth: 8, Connections: 1}
+		if strings.HasPrefix(t.Name, floorPrefix) {
+			load.Block, load.Depth = 256<<10, 1
+		}
 		if _, err := measure(ctx, client, t.Export, load, 0); err != nil {
 			return fmt.Errorf("fill %s: %w", t.Name, err)
 		}

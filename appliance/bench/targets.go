@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"strings"
 
@@ -31,6 +30,7 @@ const ours = "lunard"
 // field starts the contestants that were asked for.
 type field struct {
 	lab     *lab.Lab
+	source  string // folder of the C programs
 	targets []Target
 	labs    []*lab.Lab // of lunards
 }
@@ -51,6 +51,9 @@ func (f *field) one(ctx context.Context, name string) (*lab.Export, error) {
 	if kind == ours {
 		return f.lunard(ctx, cmp.Or(bin, f.lab.Bin))
 	}
+	if mode, ok := strings.CutPrefix(name, floorPrefix); ok {
+		return f.floor(ctx, name, mode)
+	}
 	device, err := f.lab.Loop(name+".disk", deviceSize)
 	if err != nil {
 		return nil, err
@@ -67,7 +70,7 @@ func (f *field) one(ctx context.Context, name string) (*lab.Export, error) {
 	case "gotgt":
 		return f.lab.Gotgt(filepath.Join(f.lab.Bin, "gotgt"), path)
 	}
-	return nil, errors.New("unknown target: use lunard, tgtd-aio, tgtd-rdwr, gotgt")
+	return nil, errors.New("unknown target: use lunard, tgtd-aio, tgtd-rdwr, gotgt, floor-pread, floor-ring, floor-null")
 }
 
 // lunard starts the build in the folder bin, in a lab of its own: there may be several.
@@ -107,13 +110,4 @@ func (f *field) fileOn(ctx context.Context, device *lab.Loop, name string) (stri
 		return "", err
 	}
 	return path, os.Truncate(path, imageSize)
-}
-
-// buildClient compiles client/client.c.
-func buildClient(ctx context.Context, source, program string) error {
-	cc := exec.CommandContext(ctx, "gcc", "-std=gnu11", "-O2", "-Wall", "-Wextra", "-Werror", "-o", program, source, "-liscsi")
-	if out, err := cc.CombinedOutput(); err != nil {
-		return fmt.Errorf("compile the client: %w\n%s", err, out)
-	}
-	return nil
 }
