@@ -64,7 +64,7 @@ func takes(target string, l Load) error {
 		most = 64
 	}
 	if ok && (l.Depth > 1 || l.Connections > most) {
-		return fmt.Errorf("%s takes depth 1 and %d connections at most, not %s: give -loads 'QD1 ' and -connections", target, most, l)
+		return fmt.Errorf("%s takes depth 1 and at most %d connections, not %s: give -loads 'QD1 ' -connections %d", target, most, l, most)
 	}
 	return nil
 }
