@@ -96,7 +96,7 @@ func (w *webConsole) open(ctx context.Context, calls http.Handler) (net.Listener
 		if certs, err = w.certificates(ctx, at); err != nil {
 			return nil, errors.Join(err, listener.Close())
 		}
-		listener = tls.NewListener(listener, certs.TLS())
+		listener = tls.NewListener(listener, certs.TLS()) //nolint:contextcheck // each handshake has its own
 	}
 	w.mu.Lock()
 	defer w.mu.Unlock()

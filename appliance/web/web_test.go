@@ -374,7 +374,7 @@ func TestLoopback(t *testing.T) {
 	for name, want := range map[string]int{
 		"localhost:9443": 200, "127.0.0.1:9443": 200, "[::1]:9443": 200, "127.0.0.1": 200, "evil.example:9443": 421, "192.0.2.1:9443": 421, "": 421,
 	} {
-		r := httptest.NewRequest("GET", "/", nil)
+		r := httptest.NewRequest(http.MethodGet, "/", nil)
 		r.Host = name
 		w := httptest.NewRecorder()
 		s.console.Handler().ServeHTTP(w, r)

@@ -149,6 +149,7 @@ func (b *browser) call(session, method string, params, out any) error {
 type tab struct {
 	*browser
 	session string
+	width   int
 
 	mu       sync.Mutex // guards what follows
 	problems []string   // exceptions and errors that the page's console had
@@ -320,6 +321,7 @@ var (
 
 func (p *tab) screen(s size, scheme string) {
 	p.t.Helper()
+	p.width = s.width
 	p.do("Emulation.setDeviceMetricsOverride", map[string]any{"width": s.width, "height": s.height, "deviceScaleFactor": 1, "mobile": s.phone})
 	p.do("Emulation.setTouchEmulationEnabled", map[string]any{"enabled": s.phone})
 	p.do("Emulation.setEmulatedMedia", map[string]any{"features": []map[string]string{
@@ -330,6 +332,7 @@ func (p *tab) screen(s size, scheme string) {
 // shoot takes a picture into the folder LUNAR_SHOTS, unless that is empty.
 func (p *tab) shoot(name string) {
 	p.t.Helper()
+	check(p.t, p.eval("document.querySelector('dialog') || document.activeElement.blur()", nil))
 	var shot struct{ Data []byte }
 	check(p.t, p.call(p.session, "Page.captureScreenshot", map[string]any{"format": "png", "optimizeForSpeed": false}, &shot))
 	if dir := os.Getenv("LUNAR_SHOTS"); dir != "" {
@@ -354,8 +357,8 @@ func (p *tab) sound() {
 func (p *tab) fits(what string) {
 	p.t.Helper()
 	var over int
-	check(p.t, p.eval("document.documentElement.scrollWidth - innerWidth", &over))
-	if over > 0 {
+	check(p.t, p.eval("document.documentElement.scrollWidth", &over))
+	if over -= p.width; over > 0 {
 		p.t.Errorf("%s is %d pixels wider than its window", what, over)
 	}
 }

@@ -54,8 +54,8 @@ func shrink(data []byte) ([]byte, error) {
 
 // far tells whether no colour of the palette is close to c.
 func far(p color.Palette, c color.RGBA) bool {
-	const close = 14
+	const near = 14
 	n := p[p.Index(c)].(color.RGBA)
 	d := func(a, b uint8) int { return max(int(a), int(b)) - min(int(a), int(b)) }
-	return d(n.R, c.R)+d(n.G, c.G)+d(n.B, c.B) > close
+	return d(n.R, c.R)+d(n.G, c.G)+d(n.B, c.B) > near
 }

@@ -127,6 +127,7 @@ func TestConsole(t *testing.T) {
 
 	p.to("live")
 	p.see("I/O in the charts", "[...document.querySelectorAll('.legend b')].some((b) => parseFloat(b.innerText) > 0)")
+	p.see("some time of it", "document.querySelector('.line').getAttribute('d').split('L').length > 8")
 	b.album(p, "before")
 	lost := b.signIn(first, "bob")
 	lost.see("no change for who may look", "!document.querySelector('[data-key=validate]')")

@@ -41,7 +41,7 @@ export class Chart {
     const marks = [];
     for (const k of [0, 0.5, 1]) {
       shapes.push(h('line', { x1: left, x2: W, y1: y(max * k), y2: y(max * k), class: 'grid' }));
-      marks.push(mark('y', this.format(max * k), 0, y(max * k)));
+      marks.push(mark('y', k ? this.format(max * k) : '0', 0, y(max * k)));
     }
     for (const k of [1, 0.5, 0]) marks.push(mark('x', k ? `−${Math.round((this.span * k) / 1000)} s` : 'now', x(now - this.span * k), H - bottom / 2, k === 1 ? 'first' : k === 0 ? 'last' : ''));
     for (const l of this.series) for (const run of this.runs(seen)) shapes.push(...line(run, l, x, y));

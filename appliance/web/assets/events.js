@@ -51,7 +51,8 @@ async function follow(signal, opened, more, broken) {
   }
 }
 
-const mood = (e) => (grave.test(`${e.kind} ${e.text}`) ? 'bad' : soft.test(`${e.kind} ${e.text}`) ? 'warn' : 'calm');
+const mended = /-up$|-alive$|restarted$/;
+const mood = (e) => (mended.test(e.kind) ? 'calm' : grave.test(`${e.kind} ${e.text}`) ? 'bad' : soft.test(`${e.kind} ${e.text}`) ? 'warn' : 'calm');
 
 function details(e) {
   dialog(e.kind, () => [h('p', {}, e.text), facts('Time', e.time, 'Node', e.node, 'Volume', e.volume, 'Target', e.target, 'Term', e.epoch ? String(e.epoch) : '', 'Reason', e.reason)]);

@@ -21,7 +21,7 @@ export class List {
     this.sized = new ResizeObserver(() => this.draw());
     this.sized.observe(this.scroll);
   }
-  get height() { return wide.matches ? 38 : 62; }
+  get height() { return wide.matches ? 38 : 84; }
   show(items) {
     this.items = items;
     this.el.setAttribute('aria-rowcount', items.length + 1);

@@ -15,7 +15,7 @@ export function show(main, signal) {
     new Chart({ ...common, title: 'I/O per second', format: count, floor: 10, series: [{ name: 'read', class: 's1', of: (s) => s.readIOPS }, { name: 'write', class: 's2', of: (s) => s.writeIOPS }] }),
     new Chart({ ...common, title: 'Bandwidth per second', format: bytes, floor: 1024, series: [{ name: 'read', class: 's1', of: (s) => s.readBytes }, { name: 'write', class: 's2', of: (s) => s.writeBytes }] }),
     new Chart({ ...common, title: 'Latency', format: nanos, floor: 1e5, series: [{ name: 'p50', class: 's1', of: (s) => s.p50 }, { name: 'p99', class: 's3', of: (s) => s.p99 }] }),
-    new Chart({ ...common, title: 'Way to the disk, I/O per second', format: count, floor: 10, series: [{ name: 'direct', class: 's1', of: (s) => s.direct }, { name: 'redirected', class: 's3', of: (s) => s.redirected }] }),
+    new Chart({ ...common, title: 'Way to the disk, I/O', format: count, floor: 10, series: [{ name: 'direct', class: 's1', of: (s) => s.direct }, { name: 'redirected', class: 's3', of: (s) => s.redirected }] }),
   ];
   main.append(notes, h('div', { class: 'charts' }, charts.map((c) => c.el)), body);
   const draw = () => charts.forEach((c) => c.draw(samples, Date.now()));
