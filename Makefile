@@ -21,8 +21,7 @@ PEER     := -tags giouring -ldflags=-checklinkname=0
 SCRATCH   = scratch=$$(mktemp -d /tmp/lunar.XXXXXX) && trap 'rm -rf $$scratch' EXIT && export TMPDIR=$$scratch
 
 .PHONY: deb systemd-test
-.PHONY: web-test
-.PHONY: image
+.PHONY: web-test trace-test image
 .PHONY: help build run test bench bench-growth conformance guest-test fence-test demo cluster-test cluster-torture namespace-test networks-test backup-test repair-test generated format vet lint race peer e2e fuzz clean
 
 help: ## list the targets
@@ -147,6 +146,11 @@ fence-test: build ## fencing: the guard over 50 deaths, 100,000 seeds, and a LUN
 	TMPDIR= appliance/e2e/leftovers.sh $$scratch
 	CGO_ENABLED=0 $(GO) build -trimpath -o $(BIN)/ ./appliance/e2e/guest/fenceprobe
 	$(GO) run ./appliance/e2e/guest/fencetest -bin $(BIN) -targets LIO
+
+trace-test: build ## a slow disk and a slow network, each seen in its stage; LUNAR_TRACE_ROUNDS=10: what tracing costs
+	@$(PACKAGES) client bench
+	@$(SCRATCH); LUNAR_BIN=$(BIN) LUNAR_LONG=1 $(GO) test -count=1 -v -timeout 15m ./appliance/e2e/trace; \
+	TMPDIR= appliance/e2e/leftovers.sh $$scratch
 
 web-test: build ## the web console in a headless Chromium on three nodes, through a failover; its pictures go to build/web
 	@$(PACKAGES) client web

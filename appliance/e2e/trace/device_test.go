@@ -85,6 +85,7 @@ func newSlowDisk(ctx context.Context, t *testing.T, l *lab.Lab, size int64) (*sl
 
 // TestDeviceDelay: reads of a disk that takes 10 ms show it where the device is, by lunard and by the kernel.
 func TestDeviceDelay(t *testing.T) {
+	timed(t)
 	ctx, l := labtest.Open(t, limit, "qemu-io", "mkfs.xfs", "losetup")
 	disk, device := newSlowDisk(ctx, t, l, 512*mib)
 	n, err := l.Lunard(ctx, lab.Config{})

@@ -131,6 +131,7 @@ func slowWire(ctx context.Context, t *testing.T, h *lab.Host, after time.Duratio
 // TestNetworkDelay: a network that takes 10 ms shows where the network is: in the round trips, and in the time that a
 // write's data takes to come.
 func TestNetworkDelay(t *testing.T) {
+	timed(t)
 	ctx, l := labtest.Open(t, limit, "qemu-io", "mkfs.xfs", "ip")
 	h, err := l.Host(ctx, "slow")
 	check(t, err)
