@@ -36,13 +36,13 @@ type disk struct {
 	file  *os.File
 	at    map[string]int64 // partitions
 	size  map[string]int64
-	dirty []sector
+	dirty []write
 
 	cutAfter int // of that many writes and syncs; negative: never
 	chance   *rand.Rand
 }
 
-type sector struct {
+type write struct {
 	at   int64
 	data []byte
 }
@@ -119,10 +119,12 @@ func (d *disk) step() error {
 
 // lose has the power go: each sector that was not synced is there or not.
 func (d *disk) lose() {
-	for _, s := range d.dirty {
-		if d.chance.IntN(2) == 0 {
-			_, err := d.file.WriteAt(s.data, s.at)
-			must(d.t, err)
+	for _, w := range d.dirty {
+		for i := 0; i < len(w.data); i += sectorSize {
+			if d.chance.IntN(2) == 0 {
+				_, err := d.file.WriteAt(w.data[i:i+sectorSize], w.at+int64(i))
+				must(d.t, err)
+			}
 		}
 	}
 	d.dirty, d.cutAfter = nil, -1
@@ -140,9 +142,10 @@ func (p *part) Size() (int64, error) { return p.d.size[p.name], nil }
 func (p *part) ReadAt(b []byte, at int64) (int, error) {
 	from := p.d.at[p.name] + at
 	n, err := p.d.file.ReadAt(b, from)
-	for _, s := range p.d.dirty {
-		if s.at >= from && s.at < from+int64(len(b)) {
-			copy(b[s.at-from:], s.data)
+	for _, w := range p.d.dirty {
+		start, end := max(w.at, from), min(w.at+int64(len(w.data)), from+int64(len(b)))
+		if start < end {
+			copy(b[start-from:], w.data[start-w.at:end-w.at])
 		}
 	}
 	return n, err
@@ -155,9 +158,7 @@ func (p *part) WriteAt(b []byte, at int64) (int, error) {
 	if at+int64(len(b)) > p.d.size[p.name] || at%sectorSize != 0 || len(b)%sectorSize != 0 {
 		return 0, fmt.Errorf("a write of %d at %d", len(b), at)
 	}
-	for i := 0; i < len(b); i += sectorSize {
-		p.d.dirty = append(p.d.dirty, sector{p.d.at[p.name] + at + int64(i), bytes.Clone(b[i : i+sectorSize])})
-	}
+	p.d.dirty = append(p.d.dirty, write{p.d.at[p.name] + at, bytes.Clone(b)})
 	return len(b), nil
 }
 
