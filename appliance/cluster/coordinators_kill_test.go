@@ -233,10 +233,13 @@ func (p *processes) endpointOf(ctx context.Context, member uint64) string {
 
 // TestKillCoordinator kills the coordinator's process with SIGKILL, alone and as the database's
 // leader, and has others wait for the lease or suspect it at once. The times are from the kill to
-// the next node's having won.
+// the next node's having won; they are judged strictly where they are measured, else with slack for other load.
 func TestKillCoordinator(t *testing.T) {
-	rounds, _ := strconv.Atoi(os.Getenv(measureEnv))
-	rounds = max(rounds, 1)
+	rounds, err := strconv.Atoi(os.Getenv(measureEnv))
+	slack := time.Duration(1)
+	if err != nil {
+		rounds, slack = 1, 5
+	}
 	p := startProcesses(t)
 	observer := &DB{node: "observer", log: slog.New(slog.DiscardHandler), client: p.client}
 	volume := addVolumes(t, observer, 1)[0]
@@ -284,7 +287,7 @@ func TestKillCoordinator(t *testing.T) {
 		}
 		slices.Sort(took)
 		t.Logf("%s: median %v, from %v to %v, %d rounds", tt.name, took[len(took)/2].Round(time.Millisecond), took[0].Round(time.Millisecond), took[len(took)-1].Round(time.Millisecond), len(took))
-		if took[len(took)/2] > tt.bound {
+		if took[len(took)/2] > slack*tt.bound {
 			t.Errorf("%s: it took %v", tt.name, took)
 		}
 	}
