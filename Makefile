@@ -177,5 +177,12 @@ image: ## the appliance's bootable image in build/image: disk, update bundle, ke
 	@$(PACKAGES) deb image
 	images/build build/image $(VERSION)
 
+image-test: ## a virtual machine of the image in software emulation, managed as a service: some minutes; RUN=TestOne for a part
+	@$(PACKAGES) deb image vm
+	NO_COMPRESS=1 images/build build/image
+	@$(SCRATCH); LUNAR_IMAGE=$$(ls $(CURDIR)/build/image/lunar-*.img | grep -v root.img) \
+	$(GO) test -count=1 -v -timeout 60m $(if $(RUN),-run $(RUN)) ./appliance/e2e/image; \
+	TMPDIR= appliance/e2e/leftovers.sh $$scratch
+
 clean: ## remove build/
 	rm -rf build
