@@ -15,17 +15,23 @@ import (
 
 const unitFile = "../../systemd/lunard.service"
 
-// unitValues is every value of a key of lunard.service, in order.
-func unitValues(t *testing.T, key string) (values []string) {
+// unitLines is what lunard.service sets a key to, line by line.
+func unitLines(t *testing.T, key string) (lines []string) {
 	t.Helper()
 	text, err := os.ReadFile(unitFile)
 	must(t, err)
 	for line := range strings.Lines(string(text)) {
 		if value, found := strings.CutPrefix(strings.TrimSpace(line), key+"="); found {
-			values = append(values, strings.Fields(value)...)
+			lines = append(lines, value)
 		}
 	}
-	return values
+	return lines
+}
+
+// unitValues is every value of a key of lunard.service, in order.
+func unitValues(t *testing.T, key string) []string {
+	t.Helper()
+	return strings.Fields(strings.Join(unitLines(t, key), " "))
 }
 
 // TestUnitLetsItWork runs lunard with the unit's capabilities alone, and looks whether the unit lets all
@@ -77,13 +83,13 @@ func TestUnitLetsItWork(t *testing.T) {
 // allowedCalls are the system calls that the unit's filter lets through.
 func allowedCalls(t *testing.T) map[string]bool {
 	t.Helper()
-	allowed, let := map[string]bool{}, true
-	for _, group := range unitValues(t, "SystemCallFilter") {
-		if strings.HasPrefix(group, "~") {
-			let = false
-		}
-		for _, call := range callsOf(t, strings.TrimPrefix(group, "~")) {
-			allowed[call] = let
+	allowed := map[string]bool{}
+	for _, line := range unitLines(t, "SystemCallFilter") {
+		groups, forbids := strings.CutPrefix(line, "~")
+		for group := range strings.FieldsSeq(groups) {
+			for _, call := range callsOf(t, group) {
+				allowed[call] = !forbids
+			}
 		}
 	}
 	return allowed
