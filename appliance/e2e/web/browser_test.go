@@ -51,7 +51,7 @@ func startBrowser(t *testing.T) *browser {
 	b := &browser{t: t, out: to, waiting: map[int]chan reply{}, tabs: map[string]*tab{}}
 	b.cmd = exec.Command("chromium", "--headless=new", "--remote-debugging-pipe", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--no-first-run",
 		"--ignore-certificate-errors", "--hide-scrollbars", "--force-color-profile=srgb", "--lang=en-GB", "--user-data-dir="+dir, "about:blank")
-	b.cmd.Env = append(os.Environ(), "HOME="+dir, "TZ=UTC")
+	b.cmd.Env = append(os.Environ(), "HOME="+dir, "TMPDIR="+dir, "TZ=UTC")
 	b.cmd.ExtraFiles = []*os.File{toIn, fromOut}
 	b.cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
 	check(t, b.cmd.Start())
@@ -236,13 +236,13 @@ func (p *tab) eval(expression string, out any) error {
 	return json.Unmarshal(r.Result.Value, out)
 }
 
-// see waits until an expression is true.
+// see waits until an expression, or what it promises, is true.
 func (p *tab) see(what, expression string) {
 	p.t.Helper()
 	end := time.Now().Add(seeLimit)
 	for {
 		var ok bool
-		err := p.eval("!!("+expression+")", &ok)
+		err := p.eval("Promise.resolve("+expression+").then(Boolean)", &ok)
 		if ok {
 			return
 		}
@@ -267,8 +267,10 @@ func button(text string) string {
 func (p *tab) click(element string) {
 	p.t.Helper()
 	p.see(element, element)
+	p.see(element+", at rest", "new Promise((done) => { const e = "+element+"; e.scrollIntoView({block: 'center'}); const top = e.getBoundingClientRect().top; "+
+		"setTimeout(() => done(e.isConnected && e.getBoundingClientRect().top === top), 50); })")
 	var at struct{ X, Y float64 }
-	check(p.t, p.eval("(() => { const e = "+element+"; e.scrollIntoView({block: 'center'}); const r = e.getBoundingClientRect(); return {X: r.x + r.width / 2, Y: r.y + r.height / 2}; })()", &at))
+	check(p.t, p.eval("(() => { const r = "+element+".getBoundingClientRect(); return {X: r.x + r.width / 2, Y: r.y + r.height / 2}; })()", &at))
 	for _, kind := range []string{"mousePressed", "mouseReleased"} {
 		p.do("Input.dispatchMouseEvent", map[string]any{"type": kind, "x": at.X, "y": at.Y, "button": "left", "clickCount": 1})
 	}

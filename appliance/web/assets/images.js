@@ -62,10 +62,12 @@ function details(image, signal, again) {
   signal.addEventListener('abort', () => end.abort());
   const box = dialog(name, (close, body) => {
     const head = h('div', {}), shots = h('div', {});
+    const tell = (i) => refill(head, facts('Size', bytes(i.size), 'Occupies', bytes(i.allocated), 'Changed', when(i.modified), 'Mapped as', i.mapped?.length ? i.mapped.map((m) => h('div', {}, `LUN ${m.lun} of ${m.target}`)) : 'not mapped'));
+    tell(image); // what the list knows, so that the buttons stay where they are
     const look = async () => {
       const [i, snapshots] = await Promise.all([get(imagePath(name), { signal: end.signal }), get(`/snapshots?volume=${seg(image.volume)}`, { signal: end.signal })]);
       image = i;
-      refill(head, facts('Size', bytes(i.size), 'Occupies', bytes(i.allocated), 'Changed', when(i.modified), 'Mapped as', i.mapped?.length ? i.mapped.map((m) => h('div', {}, `LUN ${m.lun} of ${m.target}`)) : 'not mapped'));
+      tell(i);
       refill(shots, h('h3', {}, 'Snapshots'), table('Snapshots', ['Name', 'Taken', 'Alone occupies', 'I/O was held for', ''],
         snapshots.filter((s) => s.path === image.path).sort((a, b) => (a.taken < b.taken ? 1 : -1)).map((s) => snapshotRow(s, name, done)), 'None.'));
     };
