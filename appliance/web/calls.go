@@ -1,6 +1,11 @@
 package web
 
-import "lunar/appliance/api"
+import (
+	"encoding/json"
+	"errors"
+
+	"lunar/appliance/api"
+)
 
 // call is a call of the control API that browsers have.
 type call struct {
@@ -51,6 +56,21 @@ var calls = []call{
 	{"DELETE /v1/targets/{target}/allow/{initiator}", api.WebAdmin, false},
 	{"POST /v1/backups", api.WebAdmin, false},
 	{"DELETE /v1/backups/{name}", api.WebAdmin, false},
+}
+
+// narrow refuses bodies of calls that ask for what browsers do not have.
+var narrow = map[string]func([]byte) error{"POST /v1/backups": narrowBackup}
+
+// narrowBackup refuses a backup that lasts as long as its caller's connection, or that opens a port and gives keys to it.
+func narrowBackup(body []byte) error {
+	var b api.BeginBackup
+	if err := json.Unmarshal(body, &b); err != nil {
+		return err
+	}
+	if b.Attached || b.Listen != "" {
+		return errors.New("a backup with attached or listen is begun with lunarctl")
+	}
+	return nil
 }
 
 // Patterns are those of the calls of the control API that browsers have.

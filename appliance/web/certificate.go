@@ -184,7 +184,10 @@ func (c *Certificates) keep(key *ecdsa.PrivateKey, chain []*x509.Certificate) er
 		data = append(data, pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: one.Raw})...)
 	}
 	part := c.o.Path + ".new"
-	return errors.Join(os.WriteFile(part, data, 0o600), os.Rename(part, c.o.Path))
+	if err := os.WriteFile(part, data, 0o600); err != nil {
+		return errors.Join(err, os.Remove(part))
+	}
+	return os.Rename(part, c.o.Path)
 }
 
 // Describe tells what browsers are shown.

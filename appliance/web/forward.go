@@ -80,6 +80,12 @@ func innerRequest(w http.ResponseWriter, r *http.Request, one call) (*http.Reque
 		cancel()
 		ctx, cancel = context.WithTimeout(r.Context(), streamLimit)
 	}
+	if limit := narrow[one.pattern]; limit != nil {
+		if err := limit(body); err != nil {
+			cancel()
+			return nil, nil, err
+		}
+	}
 	inner := r.Clone(ctx)
 	inner.Header = http.Header{"Content-Type": r.Header["Content-Type"]}
 	inner.Body, inner.ContentLength = io.NopCloser(bytes.NewReader(body)), int64(len(body))

@@ -45,8 +45,9 @@ func (k *known) good(ctx context.Context, s *session) bool {
 	return u.version == s.version && u.role == s.role
 }
 
+// ask goes on when the browser gives its request up: else who does so at the right moments would stay signed in.
 func (k *known) ask(ctx context.Context, s *session, last knownUser) knownUser {
-	ctx, cancel := context.WithTimeout(ctx, askLimit)
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), askLimit)
 	defer cancel()
 	u, err := k.users.WebUser(ctx, s.user)
 	next := knownUser{version: u.Version, role: u.Role}

@@ -57,9 +57,12 @@ func newSite(t *testing.T, secure bool) *site {
 	return s
 }
 
-func (s *site) WebUser(_ context.Context, name string) (User, error) {
+func (s *site) WebUser(ctx context.Context, name string) (User, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	if ctx.Err() != nil {
+		return User{}, ctx.Err()
+	}
 	if s.err != nil {
 		return User{}, s.err
 	}
